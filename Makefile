@@ -1,0 +1,27 @@
+# Two commands for people: `make demo` and `make test`. Both set up what they need first.
+.PHONY: demo test lint bench soak setup clean help
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: setup ## watch a real registry, a real driver and real mounts (root)
+	@$(BIN)/csi-oras demo
+
+test: setup ## run everything: lint, types, import contracts, tests, csi-sanity
+	@.ci/test
+
+lint: setup ## style, types, import contracts
+	@.ci/lint
+
+bench: setup ## measure against the peers that are on PATH
+	@$(BIN)/python -m benchmarks
+
+setup:
+	@.ci/setup
+
+clean: ## remove what setup made in this directory
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache csi_oras/csi/pb

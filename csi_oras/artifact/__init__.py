@@ -1,0 +1,1 @@
+"""From a manifest to a plan: which layers become which files, without any I/O."""

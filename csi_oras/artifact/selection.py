@@ -1,0 +1,43 @@
+"""Selection: what of an artifact a volume shows."""
+
+from dataclasses import dataclass
+
+from csi_oras.oci.glob import Glob
+from csi_oras.oci.name import Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The attributes `mediaTypes`, `include`, `exclude`, `path` and `unpack`, parsed; empty means everything."""
+
+    media_types: frozenset[str] = frozenset()
+    include: tuple[Glob, ...] = ()
+    exclude: tuple[Glob, ...] = ()
+    path: Name | None = None
+    unpack: bool = True
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing was asked to be left out."""
+        return not (self.media_types or self.include or self.exclude or self.path)
+
+    @property
+    def key(self) -> str:
+        """A text that is the same for equal selections, to remember their plans by."""
+        include, exclude = ([glob.pattern for glob in globs] for globs in (self.include, self.exclude))
+        return repr((sorted(self.media_types), include, exclude, str(self.path or ""), self.unpack))
+
+    def refusal(self, name: Name) -> str:
+        """Return why `name` is not selected, or nothing where it is."""
+        if self.include and not _any_matches(self.include, name):
+            return "not included"
+        if _any_matches(self.exclude, name):
+            return "excluded"
+        if self.path and name != self.path and name.below(self.path) is None:
+            return "outside path"
+        return ""
+
+
+def _any_matches(globs: tuple[Glob, ...], name: Name) -> bool:
+    """A glob that matches a directory stands for everything below it."""
+    return any(glob.matches(str(candidate)) for glob in globs for candidate in (name, *name.parents))

@@ -1,0 +1,114 @@
+"""The node service: volumes at target paths."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from csi_oras.csi import requests
+from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
+from csi_oras.errors import PullPendingError
+from csi_oras.transfer.jobs import Job, Jobs
+from csi_oras.transfer.pull import PulledArtifact
+from csi_oras.volume.volumes import PublishRequest, Volumes
+
+PATIENCE_SECONDS = 100.0
+"""How long a publish waits for its pull; the kubelet gives up after 120."""
+_ANSWER_SECONDS = 2.0
+"""What is left of a caller's deadline for the answer to get through."""
+
+_Result = TypeVar("_Result")
+
+
+class Node(csi_pb2_grpc.NodeServicer):
+    """Publish and unpublish; the core runs in a bounded pool and waits for no network there."""
+
+    def __init__(self, node_id: str, volumes: Volumes, jobs: Jobs[PulledArtifact], pool: Executor) -> None:
+        self._node_id = node_id
+        self._volumes = volumes
+        self._jobs = jobs
+        self._pool = pool
+
+    async def NodeGetInfo(self, request: Any, context: Any) -> csi_pb2.NodeGetInfoResponse:  # noqa: ARG002, N802
+        """The node's name; there is no limit of volumes."""
+        return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)
+
+    async def NodeGetCapabilities(  # noqa: N802
+        self, request: Any, context: Any  # noqa: ARG002
+    ) -> csi_pb2.NodeGetCapabilitiesResponse:
+        """Statistics, and no staging: a tree is shared as it is."""
+        kind = csi_pb2.NodeServiceCapability.RPC
+        capability = csi_pb2.NodeServiceCapability(rpc=kind(type=kind.GET_VOLUME_STATS))
+        return csi_pb2.NodeGetCapabilitiesResponse(capabilities=[capability])
+
+    async def NodePublishVolume(  # noqa: N802
+        self, request: csi_pb2.NodePublishVolumeRequest, context: Any
+    ) -> csi_pb2.NodePublishVolumeResponse:
+        """Show an artifact at the target; while it is pulled, answer with how far it is."""
+        wanted = requests.parse_publish(request)
+        job = await self._run(self._volumes.begin, wanted)
+        if job is not None:
+            artifact = await self._outcome(wanted, job, _patience(context))
+            await self._run(self._volumes.finish, wanted, artifact)
+        return csi_pb2.NodePublishVolumeResponse()
+
+    async def NodeUnpublishVolume(  # noqa: N802
+        self, request: csi_pb2.NodeUnpublishVolumeRequest, context: Any  # noqa: ARG002
+    ) -> csi_pb2.NodeUnpublishVolumeResponse:
+        """Take the volume away, with everything stacked on its target."""
+        volume_id = requests.parse_volume_id(request.volume_id)
+        target = requests.required(request.target_path, "target_path")
+        await self._run(self._volumes.unpublish, volume_id, target)
+        return csi_pb2.NodeUnpublishVolumeResponse()
+
+    async def NodeGetVolumeStats(  # noqa: N802
+        self, request: csi_pb2.NodeGetVolumeStatsRequest, context: Any  # noqa: ARG002
+    ) -> csi_pb2.NodeGetVolumeStatsResponse:
+        """The artifact's own bytes and files, from its record: the file system's are the node's."""
+        volume_id = requests.parse_volume_id(request.volume_id)
+        path = requests.required(request.volume_path, "volume_path")
+        found = await self._run(self._volumes.statistics, volume_id, path)
+        usage = [
+            csi_pb2.VolumeUsage(unit=unit, total=total, used=total)
+            for unit, total in ((csi_pb2.VolumeUsage.BYTES, found.size), (csi_pb2.VolumeUsage.INODES, found.files))
+        ]
+        return csi_pb2.NodeGetVolumeStatsResponse(usage=usage)
+
+    async def _outcome(self, wanted: PublishRequest, job: Job[PulledArtifact], patience: float) -> PulledArtifact:
+        """Wait for a pull as long as the caller waits for us; the pull itself goes on."""
+        with self._jobs.waiting(job):
+            if not await _ended(job, patience):
+                raise PullPendingError(f"pulling {wanted.attributes.reference}", job.progress.describe())
+            try:
+                return job.future.result()
+            except BaseException:
+                await self._run(self._volumes.abandon, wanted)
+                raise
+
+    async def _run(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Run a piece of the core in the pool, with this call's log fields."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, function, *arguments)
+
+
+def _patience(context: Any) -> float:
+    remaining = context.time_remaining()
+    return PATIENCE_SECONDS if remaining is None else max(0.0, min(PATIENCE_SECONDS, remaining - _ANSWER_SECONDS))
+
+
+async def _ended(job: Job[PulledArtifact], seconds: float) -> bool:
+    """Wait for a job's end without ever cancelling it, as wrapping its future would."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake(_: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    job.future.add_done_callback(wake)
+    try:
+        await asyncio.wait_for(ended.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

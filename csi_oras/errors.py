@@ -1,0 +1,131 @@
+"""The error taxonomy: what can go wrong, in two families that never mix.
+
+*Could not get it* (`UnobtainableError`: registry, network, credentials, space) may get better by itself;
+*what we got is wrong* (`UnacceptableError`: digests, hostile names, policy) never does. A request that makes no
+sense is neither (`RequestError`). Every error says what it is about, what happened and what to do, in one
+sentence without secrets or control characters, because the kubelet shows it to the user. gRPC codes are not
+known here: `csi/status.py` maps each leaf.
+"""
+
+import re
+from typing import Self
+
+MESSAGE_LIMIT = 1000
+"""Longest message in characters; an event on a pod holds 1,024 bytes."""
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
+def printable(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """Return `text` cut to `limit` characters, with control, bidirectional and invisible characters escaped."""
+    clean = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+class CsiOrasError(Exception):
+    """Anything this driver refuses or fails at, other than a bug.
+
+    `subject` names what it happened to (a reference, a layer, a path), `cause` what happened, `remedy` what
+    the reader can do.
+    """
+
+    def __init__(self, subject: str, cause: str, remedy: str = "") -> None:
+        self.subject = subject
+        self.cause = cause
+        self.remedy = remedy
+        super().__init__(printable(f"{subject}: {cause}" + (f"; {remedy}" if remedy else "")))
+
+    def about(self, subject: str) -> Self:
+        """Return the same error about something that says more to the reader, such as the layer's place."""
+        return type(self)(subject, self.cause, self.remedy)
+
+    @property
+    def message(self) -> str:
+        """The one sentence for people."""
+        return str(self.args[0])
+
+
+class RequestError(CsiOrasError):
+    """The caller asked for something that cannot be done as asked."""
+
+
+class InvalidRequestError(RequestError):
+    """A bad attribute, reference, capability or path."""
+
+
+class InvalidConfigError(RequestError):
+    """The node policy file or a flag is wrong; the driver does not start on it."""
+
+
+class VolumeConflictError(RequestError):
+    """The target already holds a volume that was asked for in another way."""
+
+
+class VolumeBusyError(RequestError):
+    """Other work on this volume is still running; the caller should ask again."""
+
+
+class PullPendingError(VolumeBusyError):
+    """The artifact is still being pulled; the message tells how far it is, and a retry joins the pull."""
+
+
+class VolumeNotFoundError(RequestError):
+    """No such volume, or not at that path."""
+
+
+class UnobtainableError(CsiOrasError):
+    """Could not get it."""
+
+
+class ArtifactNotFoundError(UnobtainableError):
+    """The registry has no such artifact, tag or blob."""
+
+
+class UnauthenticatedError(UnobtainableError):
+    """No credential was given, or a wrong one."""
+
+
+class AccessDeniedError(UnobtainableError):
+    """The credential is known and may not read this, or node policy forbids it."""
+
+
+class RegistryUnavailableError(UnobtainableError):
+    """The registry cannot be reached, fails, or limits our rate."""
+
+
+class NoSpaceError(UnobtainableError):
+    """The store has no room for the artifact."""
+
+
+class StoreBrokenError(UnobtainableError):
+    """The store cannot be read or written."""
+
+
+class UnacceptableError(CsiOrasError):
+    """What we got is wrong."""
+
+
+class DigestMismatchError(UnacceptableError):
+    """The bytes have another digest than the descriptor says."""
+
+
+class SizeMismatchError(UnacceptableError):
+    """There are more or fewer bytes than the descriptor says."""
+
+
+class HostileContentError(UnacceptableError):
+    """A manifest, name or archive that no honest tool makes."""
+
+
+class UnsupportedContentError(UnacceptableError):
+    """Well-formed content that this driver cannot show as a volume."""
+
+
+class LimitExceededError(UnacceptableError):
+    """The artifact is larger than node policy allows."""
+
+
+class BadResponseError(UnacceptableError):
+    """The server answered, but not as a registry does."""

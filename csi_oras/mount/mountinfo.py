@@ -1,0 +1,50 @@
+"""/proc/self/mountinfo (proc(5)): what is mounted where, also of one file system upon itself."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One line: ids, the path within the file system that is shown, where, how, and the file system's type."""
+
+    mount_id: int
+    root: str
+    target: str
+    options: frozenset[str]
+    filesystem: str
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the mount itself is read-only."""
+        return "ro" in self.options
+
+
+def parse(text: str) -> Iterator[Mount]:
+    """Yield the mounts of a mountinfo text, oldest first; of those stacked on one target the last is on top."""
+    for line in text.splitlines():
+        head, _, tail = line.partition(" - ")
+        fields = head.split(" ")
+        yield Mount(
+            mount_id=int(fields[0]),
+            root=_unescape(fields[3]),
+            target=_unescape(fields[4]),
+            options=frozenset(fields[5].split(",")),
+            filesystem=tail.split(" ")[0],
+        )
+
+
+def read() -> list[Mount]:
+    """Return the mounts of this process's namespace."""
+    return list(parse(MOUNTINFO.read_text(errors="surrogateescape")))
+
+
+def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

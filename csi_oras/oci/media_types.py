@@ -1,0 +1,25 @@
+"""The media types that decide how a document is read."""
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+INDEXES = frozenset({OCI_INDEX, DOCKER_MANIFEST_LIST})
+ACCEPTED = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_MANIFEST_LIST)
+"""What a manifest request accepts, in order of preference."""
+
+EMPTY = "application/vnd.oci.empty.v1+json"
+"""A descriptor of this type stands for nothing (image-spec, manifest.md, Guidance for an Empty Descriptor)."""
+
+LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
+"""What ORAS has always given single files that have no type of their own, tar or not."""
+
+UNKNOWN_ARTIFACT = "application/vnd.unknown.artifact.v1"
+
+TITLE = "org.opencontainers.image.title"
+UNPACK = "io.deis.oras.content.unpack"
+CREATED = "org.opencontainers.image.created"
+ATTESTATION = "vnd.docker.reference.type"
+"""Marks an entry of an index that describes another one and is never to be run or mounted."""

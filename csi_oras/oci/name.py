@@ -1,0 +1,99 @@
+"""Names: the relative paths that a volume shows, checked once, safe to hand to the kernel ever after.
+
+A name that is not plainly harmless is refused, never repaired: what one tool strips another keeps, and the
+difference is the attack. Titles, file paths, archive members and configs all pass here.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Self
+
+LONGEST_COMPONENT = 255
+"""Bytes, as Linux file systems have it."""
+LONGEST = 4000
+"""Bytes; PATH_MAX less what stands before it."""
+DEEPEST = 64
+"""Components."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_INVISIBLE = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_RESERVED = frozenset({".csi-oras", ".oci"})
+
+
+class UnsafeNameError(ValueError):
+    """Why a text is no name: half a sentence, to be completed with the artifact and the layer."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Name:
+    """A relative path of one or more components, none of them special."""
+
+    components: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Check `text` and split it at its slashes.
+
+        Raises:
+            UnsafeNameError: with the rule that it breaks.
+        """
+        reason = _refusal(text)
+        if reason:
+            raise UnsafeNameError(reason)
+        return cls(tuple(text.split("/")))
+
+    def __str__(self) -> str:
+        return "/".join(self.components)
+
+    @property
+    def parents(self) -> list["Name"]:
+        """The directories above, outermost first."""
+        return [Name(self.components[:depth]) for depth in range(1, len(self.components))]
+
+    def below(self, directory: "Name") -> "Name | None":
+        """Return this name relative to `directory`, or None where it is not inside."""
+        depth = len(directory.components)
+        if len(self.components) <= depth or self.components[:depth] != directory.components:
+            return None
+        return Name(self.components[depth:])
+
+    @property
+    def normalised(self) -> str:
+        """The NFC form, under which two names that look the same are the same."""
+        return unicodedata.normalize("NFC", str(self))
+
+
+def _refusal(text: str) -> str:
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    if len(encoded) > LONGEST:
+        return f"is longer than {LONGEST} bytes"
+    if _CONTROL.search(text):
+        return "holds a control character"
+    if _INVISIBLE.search(text):
+        return "holds an invisible or direction-changing character"
+    if "\\" in text or ":" in text:  # drives, streams and separators elsewhere; nobody could push it on from there
+        return "holds a backslash or a colon"
+    if text.startswith("/"):
+        return "is absolute"
+    components = text.split("/")
+    if len(components) > DEEPEST:
+        return f"is deeper than {DEEPEST} directories"
+    if components[0] in _RESERVED:
+        return f'uses the reserved name "{components[0]}"'
+    return next(filter(None, map(_component_refusal, components)), "")
+
+
+def _component_refusal(component: str) -> str:
+    if not component:
+        return "has an empty component"
+    if component in (".", ".."):
+        return f'has a "{component}" component'
+    if len(component.encode()) > LONGEST_COMPONENT:
+        return f"has a component longer than {LONGEST_COMPONENT} bytes"
+    if component.startswith(".wh."):
+        return "looks like a whiteout"
+    return ""

@@ -1,0 +1,127 @@
+"""References: `registry/repository[:tag][@digest]` as the distribution grammar has them.
+
+A `Reference` is safe in a URL: nothing that is not in the grammar gets into one.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass, replace
+from typing import Self
+
+from csi_oras.errors import InvalidRequestError, UnacceptableError, printable
+from csi_oras.oci.digest import Digest
+
+DOCKER_HUB = "docker.io"
+
+_LONGEST = 512 + 128 + 2 + 71
+_LONGEST_REPOSITORY = 255
+_HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::([0-9]{{1,5}}))?")
+_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """Where artifacts live: a registry's host (with port, if any) and a repository of it."""
+
+    registry: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """One artifact of a repository, by tag, by digest, or by both (then the digest decides)."""
+
+    repository: Repository
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a reference; short names are Docker Hub's, and no tag and no digest mean `latest`.
+
+        Raises:
+            InvalidRequestError: not a reference by the grammar of distribution/reference.
+        """
+        if len(text) > _LONGEST:
+            raise _invalid(text, f"is longer than {_LONGEST} characters")
+        if "://" in text:
+            raise _invalid(text, "has a scheme", "leave out everything up to ://")
+        rest, at, digest_text = text.partition("@")
+        digest = _parse_digest(text, digest_text) if at else None
+        name, tag = _split_tag(text, rest)
+        repository = _parse_repository(text, name)
+        if tag is None and digest is None:
+            tag = "latest"
+        return cls(repository=repository, tag=tag, digest=digest)
+
+    def pinned(self, digest: Digest) -> Self:
+        """Return this reference with `digest`; the tag stays for people to read."""
+        return replace(self, digest=digest)
+
+    @property
+    def identifier(self) -> str:
+        """What a manifest URL ends with: the digest if there is one, else the tag."""
+        return str(self.digest or self.tag)
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.repository}{tag}{digest}"
+
+
+def _parse_digest(text: str, digest_text: str) -> Digest:
+    try:
+        return Digest.parse(digest_text)
+    except UnacceptableError as error:
+        raise _invalid(text, f"{error.subject} {error.cause}") from None
+
+
+def _split_tag(text: str, rest: str) -> tuple[str, str | None]:
+    name, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:  # no colon at all, or the one of host:port
+        return rest, None
+    if "/" not in name and tag.isdigit() and "." in name:
+        raise _invalid(text, "names a host and a port but no repository")
+    if not _TAG.fullmatch(tag):
+        raise _invalid(text, f'"{printable(tag, 40)}" is not a tag')
+    return name, tag
+
+
+def _parse_repository(text: str, name: str) -> Repository:
+    first, slash, rest = name.partition("/")
+    is_host = bool(slash) and (bool(set(".:[") & set(first)) or first == "localhost" or first.lower() != first)
+    host, repository = (first, rest) if is_host else (DOCKER_HUB, name)
+    if host in ("index.docker.io", "registry-1.docker.io"):
+        host = DOCKER_HUB
+    if host == DOCKER_HUB and "/" not in repository:
+        repository = f"library/{repository}"
+    _check_host(text, host)
+    if len(repository) > _LONGEST_REPOSITORY:
+        raise _invalid(text, f"the repository is longer than {_LONGEST_REPOSITORY} characters")
+    if not _REPOSITORY.fullmatch(repository):
+        raise _invalid(
+            text, f'"{printable(repository, 80)}" is not a repository name', "use lower-case letters, digits and . _ - /"
+        )
+    return Repository(registry=host.lower(), name=repository)
+
+
+def _check_host(text: str, host: str) -> None:
+    match = _HOST.fullmatch(host)
+    if match is None or (match[1] and not 0 < int(match[1]) <= _HIGHEST_PORT):
+        raise _invalid(text, f'"{printable(host, 80)}" is not a host')
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1 : host.index("]")])
+        except ValueError:
+            raise _invalid(text, f'"{printable(host, 80)}" is not a host') from None
+
+
+def _invalid(text: str, cause: str, remedy: str = "write it as registry/repository:tag or @digest") -> InvalidRequestError:
+    return InvalidRequestError(f'reference "{printable(text, 120)}"', cause, remedy)

@@ -1,0 +1,1 @@
+"""Policy: what this node may pull, whoever asks."""

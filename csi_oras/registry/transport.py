@@ -1,0 +1,267 @@
+"""HTTP/1.1 over pooled connections that many threads share.
+
+http.client and nothing above it: `readinto` fills the caller's buffer, redirects, proxies, cookies, netrc and
+content encodings do not exist here, and headers are bounded. The invariant: a connection is used by one
+response at a time and goes back only when the body was read to its end.
+"""
+
+import http.client
+import select
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+from urllib.parse import SplitResult, urlsplit
+
+from csi_oras.errors import BadResponseError, RegistryUnavailableError
+
+STALL_SECONDS = 30.0
+"""Longest wait for a connection, and for the next byte on one."""
+IDLE_SECONDS = 30.0
+"""Longest that a connection waits to be used again."""
+IDLE_PER_ORIGIN = 32
+_UPLOAD_BYTES = 1 << 20
+"""What is read of a file at once to be sent."""
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Scheme, host and port: the border that no credential crosses."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """Return the origin of an absolute URL.
+
+        Raises:
+            BadResponseError: no http or https URL with a host, or one with user information.
+        """
+        parts = _split(url)
+        host = parts.hostname
+        if parts.scheme not in _DEFAULT_PORTS or not host or "@" in parts.netloc:
+            raise BadResponseError("registry", "names a URL that is not plain http or https")
+        try:
+            port = parts.port
+        except ValueError:
+            raise BadResponseError("registry", "names a URL with a bad port") from None
+        return cls(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme])
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise BadResponseError("registry", "names a URL that is none") from None
+
+
+def target_of(url: str) -> str:
+    """Return path and query of `url`, as a request line has them.
+
+    Raises:
+        BadResponseError: characters that have no place there.
+    """
+    parts = _split(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not target.isascii() or any(character <= " " or character == "\x7f" for character in target):
+        raise BadResponseError("registry", "names a URL with characters that have no place in one")
+    return target
+
+
+class Response:
+    """A response whose body is still to be read; close it, or use it in a with statement."""
+
+    def __init__(self, pool: "Transport", origin: Origin, connection: http.client.HTTPConnection) -> None:
+        self._pool = pool
+        self._connection = connection
+        self.origin = origin
+        self._response = connection.getresponse()
+        self.status = self._response.status
+
+    def header(self, name: str) -> str:
+        """Return a header's value, or an empty text."""
+        return self._response.headers.get(name) or ""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer` as far as the body goes and return the count; 0 is the end.
+
+        Raises:
+            RegistryUnavailableError: the connection broke or stalled.
+        """
+        try:
+            return self._response.readinto(buffer)
+        except (OSError, http.client.HTTPException) as error:
+            raise unreachable(self.origin, error) from error
+
+    def read(self, limit: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            BadResponseError: it is longer than `limit` bytes.
+            RegistryUnavailableError: the connection broke or stalled.
+        """
+        try:
+            body = self._response.read(limit + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise unreachable(self.origin, error) from error
+        if len(body) > limit:
+            raise BadResponseError(str(self.origin), f"sent more than the {limit} bytes that are allowed here")
+        declared = self.header("Content-Length")
+        if declared.isdigit() and int(declared) != len(body) and self._connection_has_body():
+            raise RegistryUnavailableError(str(self.origin), "broke off in the middle of an answer", "it is tried again")
+        return body
+
+    def _connection_has_body(self) -> bool:
+        return self._response.status not in (204, 304) and self._method != "HEAD"
+
+    @property
+    def _method(self) -> str:
+        return str(getattr(self._response, "_method", ""))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        if self._response.isclosed() and not self._response.will_close:
+            self._pool.put_back(self.origin, self._connection)
+        else:
+            self._connection.close()
+
+
+class Transport:
+    """Opens, keeps and hands out connections by origin."""
+
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        stall_seconds: float = STALL_SECONDS,
+        observe: Callable[[int], None] = lambda _status: None,
+    ) -> None:
+        """Trust what `tls` trusts (the system); tell `observe` the status of every response."""
+        self._tls = tls or ssl.create_default_context()
+        self._stall_seconds = stall_seconds
+        self._observe = observe
+        self._lock = threading.Lock()
+        self._idle: dict[Origin, list[tuple[float, http.client.HTTPConnection]]] = {}
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: "bytes | http.client._DataType | None" = None,
+    ) -> Response:
+        """Send one request and return its response with the headers read.
+
+        Raises:
+            RegistryUnavailableError: no connection, or it broke before there was an answer.
+        """
+        origin = Origin.of(url)
+        target = target_of(url)
+        connection = self._take(origin)
+        if connection is not None and body is None:
+            try:  # the peer may just have closed what was idle: that is no failure of the registry
+                return self._send(origin, connection, method, target, headers, body)
+            except RegistryUnavailableError:
+                connection = None
+        return self._send(origin, connection or self._open(origin), method, target, headers, body)
+
+    def _send(  # noqa: PLR0913 (one request has that many parts)
+        self,
+        origin: Origin,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: "bytes | http.client._DataType | None",
+    ) -> Response:
+        try:
+            connection.request(method, target, body=body, headers=dict(headers))
+            response = Response(self, origin, connection)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise unreachable(origin, error) from error
+        except BaseException:
+            connection.close()
+            raise
+        self._observe(response.status)
+        return response
+
+    def _open(self, origin: Origin) -> http.client.HTTPConnection:
+        if origin.scheme == "https":
+            return http.client.HTTPSConnection(
+                origin.host, origin.port, timeout=self._stall_seconds, context=self._tls, blocksize=_UPLOAD_BYTES
+            )
+        return http.client.HTTPConnection(origin.host, origin.port, timeout=self._stall_seconds, blocksize=_UPLOAD_BYTES)
+
+    def _take(self, origin: Origin) -> http.client.HTTPConnection | None:
+        while True:
+            with self._lock:
+                idle = self._idle.get(origin)
+                if not idle:
+                    return None
+                since, connection = idle.pop()
+            if time.monotonic() - since < IDLE_SECONDS and not _is_readable(connection):
+                return connection
+            connection.close()
+
+    def put_back(self, origin: Origin, connection: http.client.HTTPConnection) -> None:
+        """Keep an idle connection for the next request to `origin`."""
+        with self._lock:
+            idle = self._idle.setdefault(origin, [])
+            if len(idle) < IDLE_PER_ORIGIN:
+                idle.append((time.monotonic(), connection))
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        with self._lock:
+            idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for _, connection in connections:
+                connection.close()
+
+
+def _is_readable(connection: http.client.HTTPConnection) -> bool:
+    """An idle connection with something to read was closed by the peer, or is out of step."""
+    sock = connection.sock
+    if sock is None:
+        return True
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def unreachable(origin: Origin, error: Exception) -> RegistryUnavailableError:
+    """Say in a person's words why there was no answer."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return RegistryUnavailableError(
+            str(origin),
+            f"its certificate is not trusted ({error.verify_message})",
+            "give the node the registry's CA certificate",
+        )
+    if isinstance(error, TimeoutError):
+        return RegistryUnavailableError(str(origin), "did not answer in time", "check the network and the registry")
+    if isinstance(error, ssl.SSLError):
+        return RegistryUnavailableError(
+            str(origin), f"does not speak TLS as expected ({error.reason})", "check scheme and port"
+        )
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return RegistryUnavailableError(str(origin), f"cannot be reached ({reason})", "check the network and the registry")

@@ -1,0 +1,112 @@
+"""The catalogue: what tags meant when they were last asked, and what plans came of which artifacts.
+
+A root is what a reference resolves to: a manifest, or the index that leads to one.
+"""
+
+import time
+from dataclasses import dataclass
+
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.plan import Plan
+from csi_oras.oci.platform import Platform
+from csi_oras.oci.reference import Reference
+from csi_oras.store.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CataloguedPlan:
+    """A plan that was laid out: its artifact's manifest, its own digest, sizes, and the only file's name if single."""
+
+    artifact: Digest
+    plan: Digest
+    size: int
+    files: int
+    single: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CataloguedArtifact:
+    """One artifact of the store; sizes in bytes, times in seconds of the epoch."""
+
+    digest: Digest
+    references: tuple[str, ...]
+    size: int
+    volumes: int
+    last_used: float
+
+
+class Catalogue:
+    """What the store remembers of references and artifacts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def root(self, reference: Reference) -> Digest | None:
+        """Return what a reference means: its digest, or what its tag meant last time."""
+        if reference.digest:
+            return reference.digest
+        rows = self._database.query(
+            "SELECT root FROM tags WHERE repository = ? AND tag = ?", str(reference.repository), reference.tag
+        )
+        return Digest.parse(rows[0][0]) if rows else None
+
+    def plan(self, root: Digest, platform: Platform, selection: str) -> CataloguedPlan | None:
+        """Return the plan that a root gave for a platform and a selection."""
+        rows = self._database.query(
+            "SELECT artifact, plan, bytes, files, single FROM plans WHERE root = ? AND platform = ? AND selection = ?",
+            str(root), str(platform), selection,
+        )  # fmt: skip
+        if not rows:
+            return None
+        artifact, plan, size, files, single = rows[0]
+        return CataloguedPlan(
+            artifact=Digest.parse(artifact), plan=Digest.parse(plan), size=size, files=files, single=single
+        )
+
+    def add(
+        self, reference: Reference, root: Digest, artifact: Digest, plan: Plan, key: tuple[Platform, str]
+    ) -> CataloguedPlan:
+        """Remember that `reference` meant `root` and gave `plan` of `artifact` for a platform and a selection."""
+        single = str(plan.entries[0].name) if plan.single else ""
+        found = CataloguedPlan(
+            artifact=artifact, plan=plan.digest, size=plan.size, files=len(plan.entries), single=single
+        )
+        query = self._database.query
+        with self._database.transaction():
+            if reference.tag:
+                query("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", str(reference.repository), reference.tag, str(root))
+            query(
+                "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                str(root), str(key[0]), key[1], str(artifact), str(plan.digest), plan.size, found.files, single,
+            )  # fmt: skip
+            query(
+                "INSERT INTO artifacts VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE"
+                " SET last_used = excluded.last_used, bytes = max(bytes, excluded.bytes)",
+                str(artifact), str(root), plan.size, time.time(),
+            )  # fmt: skip
+        return found
+
+    def count(self) -> int:
+        """Count the artifacts."""
+        count: int = self._database.query("SELECT count(*) FROM artifacts")[0][0]
+        return count
+
+    def artifacts(self) -> list[CataloguedArtifact]:
+        """Return every artifact, the one used last first."""
+        rows = self._database.query(
+            "SELECT a.digest, a.bytes, a.last_used,"
+            " (SELECT count(*) FROM volumes v WHERE v.artifact = a.digest AND v.state = 'published'),"
+            " (SELECT group_concat(t.repository || ':' || t.tag, ' ') FROM tags t WHERE t.root IN"
+            "   (SELECT root FROM plans p WHERE p.artifact = a.digest))"
+            " FROM artifacts a ORDER BY a.last_used DESC"
+        )
+        return [
+            CataloguedArtifact(
+                digest=Digest.parse(digest),
+                references=tuple(sorted((references or "").split())),
+                size=size,
+                volumes=volumes,
+                last_used=last_used,
+            )
+            for digest, size, last_used, volumes, references in rows
+        ]

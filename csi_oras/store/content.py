@@ -1,0 +1,190 @@
+"""Blobs by digest, and the commit: the one place where anything is renamed into the store.
+
+Commit order: written, size, digest, mode, sync, rename, sync of the directory. Small blobs are committed in
+groups: one thread takes all that wait, so that many share one journal commit and one directory sync.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import BinaryIO
+
+from csi_oras.errors import DigestMismatchError, SizeMismatchError, StoreBrokenError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.store.ingest import Ingest
+from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
+
+_LARGEST_GROUP = 256
+
+
+class ContentStore:
+    """Verified blobs; what it has is complete, true and never rewritten."""
+
+    def __init__(self, paths: StatePaths) -> None:
+        self._paths = paths
+        self._waiting: queue.SimpleQueue[tuple[Ingest, Digest, Future[None]] | None] = queue.SimpleQueue()
+        self._committer = threading.Thread(target=self._commit_groups, name="commit", daemon=True)
+        self._committer.start()
+
+    def has(self, blob: Descriptor) -> bool:
+        """Say whether the blob is there."""
+        try:
+            return self.path(blob.digest).stat().st_size == blob.size
+        except FileNotFoundError:
+            return False
+
+    def room(self) -> int:
+        """Bytes that the store's file system has left."""
+        with store_errors("store"):
+            status = os.statvfs(self._paths.root)
+        return status.f_bavail * status.f_frsize
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob is, if it is there."""
+        return self._paths.blob(digest)
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """Open a blob for reading.
+
+        Raises:
+            StoreBrokenError: it is not there.
+        """
+        with store_errors(f"blob {digest}"):
+            return self.path(digest).open("rb")
+
+    def read(self, digest: Digest, limit: int) -> bytes | None:
+        """Return a small blob's bytes, or None where it is not there, or is not what its name says."""
+        try:
+            content = self.path(digest).read_bytes() if self.path(digest).stat().st_size <= limit else b""
+        except FileNotFoundError:
+            return None
+        hasher = digest.hasher()
+        hasher.update(content)
+        return content if hasher.hexdigest() == digest.encoded else None
+
+    def ingest(self, blob: Descriptor) -> Ingest | None:
+        """Open the ingest of a blob, or return None where the blob is there by now.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        return Ingest.open(self._paths, blob, lambda: self.has(blob))
+
+    def put(self, blob: Descriptor, content: bytes) -> None:
+        """Store a small blob that is at hand.
+
+        Raises:
+            DigestMismatchError: `content` is not what `blob` says.
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        ingest = self.ingest(blob)
+        if ingest is None:
+            return
+        ingest.write(memoryview(content), 0)
+        hasher = blob.digest.hasher()
+        hasher.update(content)
+        self.commit(ingest, Digest(blob.digest.algorithm, hasher.hexdigest()))
+
+    def commit(self, ingest: Ingest, digest: Digest) -> None:
+        """Make an ingest with this `digest` visible, durably; it is closed in any case.
+
+        Raises:
+            DigestMismatchError, SizeMismatchError: it is not the blob it should be; its bytes are gone.
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        self._check(ingest, digest)
+        try:
+            self._publish([ingest])
+        finally:
+            ingest.close()
+
+    def commit_in_group(self, ingest: Ingest, digest: Digest) -> Future[None]:
+        """Do what `commit` does together with others, soon; the future holds its outcome."""
+        done: Future[None] = Future()
+        self._waiting.put((ingest, digest, done))
+        return done
+
+    def close(self) -> None:
+        """Commit what waits, and stop."""
+        self._waiting.put(None)
+        self._committer.join()
+
+    def _commit_groups(self) -> None:
+        while group := self._next_group():
+            accepted = []
+            for ingest, digest, done in group:
+                try:
+                    self._check(ingest, digest)
+                    accepted.append((ingest, done))
+                except BaseException as error:  # noqa: BLE001 (it is the caller's, who waits for it)
+                    done.set_exception(error)
+            outcome = self._outcome([ingest for ingest, _ in accepted])
+            for ingest, done in accepted:
+                ingest.close()
+                done.set_exception(outcome) if outcome else done.set_result(None)
+
+    def _outcome(self, ingests: Sequence[Ingest]) -> BaseException | None:
+        try:
+            self._publish(ingests)
+        except BaseException as error:  # noqa: BLE001 (the callers wait for it)
+            return error
+        return None
+
+    def _next_group(self) -> list[tuple[Ingest, Digest, Future[None]]]:
+        group = []
+        while len(group) < _LARGEST_GROUP:
+            try:
+                item = self._waiting.get(block=not group)
+            except queue.Empty:
+                break
+            if item is None:
+                self._waiting.put(None)
+                break
+            group.append(item)
+        return group
+
+    def _check(self, ingest: Ingest, digest: Digest) -> None:
+        blob = ingest.blob
+        size = os.fstat(ingest.descriptor).st_size
+        try:
+            if size != blob.size:
+                raise SizeMismatchError(f"blob {blob.digest}", f"has {size} bytes instead of {blob.size}", "report it")
+            if digest != blob.digest:
+                raise DigestMismatchError(
+                    f"blob {blob.digest}", f"the registry sent bytes with digest {digest}", "push it again, or report it"
+                )
+        except (SizeMismatchError, DigestMismatchError):
+            ingest.remove()
+            raise
+
+    def _publish(self, ingests: Sequence[Ingest]) -> None:
+        directories = set()
+        with store_errors("commit"):
+            for ingest in ingests:
+                os.fchmod(ingest.descriptor, 0o444)
+                os.fsync(ingest.descriptor)
+            for ingest in ingests:
+                target = self.path(ingest.blob.digest)
+                ingest.path.rename(target)
+                ingest.forget_extents()
+                directories.add(target.parent)
+            for directory in directories:
+                fsync_directory(directory)
+
+
+def require(store: ContentStore, blob: Descriptor) -> Path:
+    """Return the path of a blob that must be there.
+
+    Raises:
+        StoreBrokenError: it is not.
+    """
+    if not store.has(blob):
+        raise StoreBrokenError(f"blob {blob.digest}", "is not in the store", "it is fetched again with the next volume")
+    return store.path(blob.digest)

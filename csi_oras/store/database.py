@@ -1,0 +1,141 @@
+"""The database: what the file system cannot say by itself. It can be lost; blobs and trees are their own truth.
+
+Write-ahead logging without a sync per commit: a power cut may lose the last records, and takes the mounts that
+they are about with it. Transactions are short, and the last lock that anybody takes.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from csi_oras.errors import NoSpaceError, StoreBrokenError
+from csi_oras.telemetry.logs import logger
+
+_BUSY_MILLISECONDS = 10_000
+_SCHEMA = 1
+_TABLES = """
+CREATE TABLE volumes (
+  volume_id TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL, fingerprint TEXT NOT NULL,
+  reference TEXT NOT NULL, artifact TEXT NOT NULL, plan TEXT NOT NULL, bytes INTEGER NOT NULL,
+  files INTEGER NOT NULL, pod TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (volume_id, target)
+) WITHOUT ROWID;
+CREATE TABLE leases (
+  holder TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (holder, digest)
+) WITHOUT ROWID;
+CREATE INDEX leases_by_digest ON leases (digest);
+CREATE TABLE artifacts (
+  digest TEXT PRIMARY KEY, root TEXT NOT NULL, bytes INTEGER NOT NULL, last_used REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE tags (
+  repository TEXT NOT NULL, tag TEXT NOT NULL, root TEXT NOT NULL, PRIMARY KEY (repository, tag)
+) WITHOUT ROWID;
+CREATE TABLE plans (
+  root TEXT NOT NULL, platform TEXT NOT NULL, selection TEXT NOT NULL, artifact TEXT NOT NULL, plan TEXT NOT NULL,
+  bytes INTEGER NOT NULL, files INTEGER NOT NULL, single TEXT NOT NULL, PRIMARY KEY (root, platform, selection)
+) WITHOUT ROWID;
+CREATE TABLE grants (
+  repository TEXT NOT NULL, digest TEXT NOT NULL, credential TEXT NOT NULL,
+  PRIMARY KEY (repository, digest, credential)
+) WITHOUT ROWID;
+"""
+
+
+class Database:
+    """One connection that all threads share, a statement or a transaction at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._connection = _open_or_replace(path)
+
+    def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows.
+
+        Raises:
+            StoreBrokenError: the database fails.
+            NoSpaceError: the disk is full.
+        """
+        with self._lock, _database_errors():
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make the statements of a block visible together or not at all.
+
+        Raises:
+            StoreBrokenError: the database fails.
+            NoSpaceError: the disk is full.
+        """
+        with self._lock, _database_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def insert_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        """Run one statement for many rows, together.
+
+        Raises:
+            StoreBrokenError: the database fails.
+            NoSpaceError: the disk is full.
+        """
+        with self.transaction():
+            self._connection.executemany(statement, rows)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
+
+
+def _open_or_replace(path: Path) -> sqlite3.Connection:
+    try:
+        return _open(path)
+    except sqlite3.OperationalError as error:
+        raise StoreBrokenError(f"database {path}", f"cannot be opened ({error})", "look at the node's disk") from error
+    except sqlite3.DatabaseError as error:  # not a database any more: the store can be rebuilt without it
+        aside = path.with_name(f"{path.name}.corrupt-{int(time.time())}")
+        path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        logger.error("the database was corrupt and is set aside", aside=str(aside), cause=str(error))
+        return _open(path)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in _TABLES.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+        connection.execute("COMMIT")
+        path.chmod(0o600)
+    except BaseException:
+        connection.close()
+        raise
+    if version > _SCHEMA:
+        connection.close()
+        raise StoreBrokenError(f"database {path}", "was written by a newer release", "run that release again")
+    return connection
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise NoSpaceError("database", "the store's file system is full", "make room") from error
+        raise StoreBrokenError("database", f"the store fails ({error})", "look at the node's disk") from error

@@ -1,0 +1,44 @@
+"""Extents: which bytes of an unfinished blob are there."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Extents:
+    """Disjoint, sorted, half-open intervals of byte offsets."""
+
+    intervals: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, start: int, end: int) -> None:
+        """Count the bytes from `start` up to `end` in."""
+        if start >= end:
+            return
+        kept = []
+        for left, right in self.intervals:
+            if right < start or left > end:
+                kept.append((left, right))
+            else:
+                start, end = min(start, left), max(end, right)
+        kept.append((start, end))
+        self.intervals = sorted(kept)
+
+    def missing(self, size: int) -> list[tuple[int, int]]:
+        """Return the gaps below `size`."""
+        gaps, position = [], 0
+        for start, end in self.intervals:
+            if start > position:
+                gaps.append((position, min(start, size)))
+            position = max(position, end)
+        if position < size:
+            gaps.append((position, size))
+        return gaps
+
+    @property
+    def frontier(self) -> int:
+        """Up to where everything is there."""
+        return self.intervals[0][1] if self.intervals and self.intervals[0][0] == 0 else 0
+
+    @property
+    def covered(self) -> int:
+        """How many bytes are there."""
+        return sum(end - start for start, end in self.intervals)

@@ -1,0 +1,59 @@
+"""Grants: which repository was readable with which credential, so that a cached artifact is no way around access.
+
+A credential is known here by a keyed hash only; the empty one stands for anonymous, which opens to everybody.
+"""
+
+import os
+import secrets
+
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.reference import Repository
+from csi_oras.store.database import Database
+from csi_oras.store.paths import StatePaths, store_errors
+
+ANONYMOUS = ""
+_KEY_BYTES = 32
+
+
+class Grants:
+    """The records that (repository, digest) was readable with a credential."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def allow(self, repository: Repository, digest: Digest, credential: str) -> bool:
+        """Say whether `credential`, or anybody, was seen to read `digest` in `repository`."""
+        return bool(
+            self._database.query(
+                "SELECT 1 FROM grants WHERE repository = ? AND digest = ? AND credential IN (?, '')",
+                str(repository), str(digest), credential,
+            )  # fmt: skip
+        )
+
+    def add(self, repository: Repository, digests: list[Digest], credential: str) -> None:
+        """Record what `credential` has just read in `repository`."""
+        self._database.insert_many(
+            "INSERT OR IGNORE INTO grants VALUES (?, ?, ?)",
+            [(str(repository), str(digest), credential) for digest in digests],
+        )
+
+
+def load_key(paths: StatePaths) -> bytes:
+    """Return the key of this store for hashing credentials, made when it is first wanted.
+
+    Raises:
+        StoreBrokenError: it cannot be read or written.
+    """
+    with store_errors("grant key"):
+        try:
+            descriptor = os.open(paths.grant_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            key = paths.grant_key.read_bytes()
+            if len(key) == _KEY_BYTES:
+                return key
+            paths.grant_key.unlink()  # torn by a crash: without its key no old grant counts
+            return load_key(paths)
+        with os.fdopen(descriptor, "wb") as file:
+            key = secrets.token_bytes(_KEY_BYTES)
+            file.write(key)
+        return key

@@ -1,0 +1,146 @@
+"""Ingests: blobs in the making, invisible until they are committed, and resumed after a crash.
+
+An ingest belongs to one process at a time, by a lock on its file. Its extents say what is there; they are a
+hint only, since the digest over the whole decides in the end.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from csi_oras.errors import SizeMismatchError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.store.extents import Extents
+from csi_oras.store.paths import StatePaths, store_errors
+
+_POLL_SECONDS = 0.1
+
+
+class Ingest:
+    """An open, locked file that takes a blob's bytes in any order, from many threads."""
+
+    def __init__(self, path: Path, blob: Descriptor, descriptor: int) -> None:
+        self.path = path
+        self.blob = blob
+        self.descriptor = descriptor
+        self._extents = self._load()
+        self._grown = threading.Condition()
+
+    @classmethod
+    def open(cls, paths: StatePaths, blob: Descriptor, is_there: Callable[[], bool]) -> Self | None:
+        """Open the ingest of `blob` and go on from what it has, or return None once `is_there` says it is done.
+
+        Waits while another process works on it.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        path = paths.ingest(blob.digest)
+        while not is_there():
+            with store_errors(f"ingest of {blob.digest}"):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                if _lock(descriptor, path):
+                    return cls(path, blob, descriptor)
+                os.close(descriptor)
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    def _load(self) -> Extents:
+        extents = Extents()
+        try:
+            lines = self._extents_path.read_text().split("\n")[:-1]  # a torn last line is no extent
+        except (FileNotFoundError, UnicodeDecodeError):
+            lines = []
+        there = min(os.fstat(self.descriptor).st_size, self.blob.size)
+        for line in lines:
+            start, _, end = line.partition(" ")
+            if start.isdigit() and end.isdigit():
+                extents.add(int(start), min(int(end), there))
+        return extents
+
+    @property
+    def _extents_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.extents")
+
+    def write(self, view: memoryview, offset: int) -> None:
+        """Put bytes where they belong.
+
+        Raises:
+            SizeMismatchError: there are more than the descriptor says.
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        end = offset + len(view)
+        if end > self.blob.size:
+            raise SizeMismatchError(f"blob {self.blob.digest}", f"has more than the {self.blob.size} bytes it should have")
+        with store_errors(f"ingest of {self.blob.digest}"):
+            position = offset
+            while position < end:
+                position += os.pwrite(self.descriptor, view[position - offset :], position)
+        with self._grown:
+            self._extents.add(offset, end)
+            self._grown.notify_all()
+
+    def keep(self, start: int, end: int) -> None:
+        """Remember across a crash that the bytes from `start` up to `end` are there."""
+        with store_errors(f"ingest of {self.blob.digest}"), self._extents_path.open("a") as file:
+            file.write(f"{start} {end}\n")
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The gaps that are still to be fetched."""
+        with self._grown:
+            return self._extents.missing(self.blob.size)
+
+    @property
+    def covered(self) -> int:
+        """How many bytes are there."""
+        with self._grown:
+            return self._extents.covered
+
+    def wait_beyond(self, position: int, timeout: float) -> int:
+        """Wait until everything up to some offset beyond `position` is there, and return that offset.
+
+        After `timeout` seconds it may be `position` itself.
+        """
+        with self._grown:
+            self._grown.wait_for(lambda: self._extents.frontier > position, timeout)
+            return max(self._extents.frontier, position)
+
+    def discard(self) -> None:
+        """Forget all bytes; the next attempt starts from nothing."""
+        with self._grown, store_errors(f"ingest of {self.blob.digest}"):
+            self._extents = Extents()
+            self._extents_path.unlink(missing_ok=True)
+            os.ftruncate(self.descriptor, 0)
+
+    def forget_extents(self) -> None:
+        """Remove what only an unfinished blob needs."""
+        self._extents_path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the ingest with all its bytes, and let go of it."""
+        self.forget_extents()
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; its bytes stay for the next attempt."""
+        os.close(self.descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Lock the file, unless another process has it or has just committed it from under us."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,106 @@
+"""Where things stand below the state directory, and what an operating system error there means.
+
+Only digests become path components; no text from outside ever does.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from csi_oras.errors import NoSpaceError, StoreBrokenError
+from csi_oras.oci.digest import Digest
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True)
+class StatePaths:
+    """The state directory and what is in it; one file system, 0700, outside every image store."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, root: Path) -> Self:
+        """Make the directories that are missing.
+
+        Raises:
+            StoreBrokenError: they cannot be made.
+        """
+        paths = cls(root.absolute())
+        with store_errors(f"state directory {root}"):
+            for directory in (paths.root, paths.blobs, paths.ingests, paths.trees, paths.staging):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for algorithm in ("sha256", "sha512"):
+                (paths.blobs / algorithm).mkdir(mode=0o700, exist_ok=True)
+        return paths
+
+    @property
+    def blobs(self) -> Path:
+        """Verified blobs, by algorithm."""
+        return self.root / "blobs"
+
+    @property
+    def ingests(self) -> Path:
+        """Unfinished blobs."""
+        return self.root / "ingest"
+
+    @property
+    def trees(self) -> Path:
+        """Plans laid out."""
+        return self.root / "trees"
+
+    @property
+    def staging(self) -> Path:
+        """Trees in the making; never mounted."""
+        return self.root / "staging"
+
+    @property
+    def database(self) -> Path:
+        """The SQLite database."""
+        return self.root / "state.db"
+
+    @property
+    def grant_key(self) -> Path:
+        """The key that credentials are hashed with."""
+        return self.root / "grant.key"
+
+    def blob(self, digest: Digest) -> Path:
+        """Where a verified blob is."""
+        return self.blobs / digest.algorithm / digest.encoded
+
+    def ingest(self, digest: Digest) -> Path:
+        """Where the bytes of an unfinished blob are; its extents are beside it."""
+        return self.ingests / digest.encoded
+
+    def tree(self, plan: Digest) -> Path:
+        """Where a plan is laid out."""
+        return self.trees / plan.encoded
+
+
+@contextmanager
+def store_errors(subject: str) -> Iterator[None]:
+    """Translate what the operating system says about the store.
+
+    Raises:
+        NoSpaceError: the file system or a quota is full, of bytes or of inodes.
+        StoreBrokenError: anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise NoSpaceError(subject, "the store's file system is full", "make room or give it a larger one") from error
+        raise StoreBrokenError(subject, f"the store fails ({error.strerror})", "look at the node's disk") from error
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make renames in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

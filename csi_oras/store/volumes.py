@@ -1,0 +1,97 @@
+"""Volume records and leases: which volume is where, and what must not be collected for its sake."""
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from csi_oras.store.database import Database
+
+
+class VolumeState(StrEnum):
+    """How far a volume has come."""
+
+    PUBLISHING = "publishing"
+    PUBLISHED = "published"
+    UNPUBLISHING = "unpublishing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeRecord:
+    """One volume at one target; `artifact` and `plan` are digests, empty until they are known."""
+
+    volume_id: str
+    target: str
+    state: VolumeState
+    fingerprint: str
+    reference: str
+    artifact: str = ""
+    plan: str = ""
+    size: int = 0
+    files: int = 0
+    pod: str = ""
+
+
+_COLUMNS = "volume_id, target, state, fingerprint, reference, artifact, plan, bytes, files, pod"
+
+
+class VolumeRecords:
+    """The volumes of this node. A record that names a plan is the lease on it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, volume_id: str, target: str) -> VolumeRecord | None:
+        """Return the record of one volume at one target."""
+        rows = self._database.query(
+            f"SELECT {_COLUMNS} FROM volumes WHERE volume_id = ? AND target = ?",  # noqa: S608 (constant columns)
+            volume_id, target,
+        )  # fmt: skip
+        return _record(rows[0]) if rows else None
+
+    def put(self, record: VolumeRecord) -> None:
+        """Write a record and the lease that goes with it."""
+        holder = _holder(record.volume_id, record.target)
+        with self._database.transaction():
+            self._database.query(
+                "INSERT OR REPLACE INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                record.volume_id, record.target, record.state, record.fingerprint, record.reference, record.artifact,
+                record.plan, record.size, record.files, record.pod, time.time(),
+            )  # fmt: skip
+            if record.artifact:
+                self._database.query("INSERT OR IGNORE INTO leases VALUES (?, ?)", holder, record.artifact)
+                self._database.query("UPDATE artifacts SET last_used = ? WHERE digest = ?", time.time(), record.artifact)
+
+    def drop(self, volume_id: str, target: str) -> None:
+        """Forget a volume and give up its lease."""
+        with self._database.transaction():
+            self._database.query("DELETE FROM volumes WHERE volume_id = ? AND target = ?", volume_id, target)
+            self._database.query("DELETE FROM leases WHERE holder = ?", _holder(volume_id, target))
+
+    def all(self) -> list[VolumeRecord]:
+        """Return every record."""
+        return [_record(row) for row in self._database.query(f"SELECT {_COLUMNS} FROM volumes")]  # noqa: S608
+
+    def published(self) -> int:
+        """Count the published volumes."""
+        count: int = self._database.query("SELECT count(*) FROM volumes WHERE state = ?", VolumeState.PUBLISHED)[0][0]
+        return count
+
+
+def _holder(volume_id: str, target: str) -> str:
+    return f"volume {volume_id} {target}"
+
+
+def _record(row: tuple[object, ...]) -> VolumeRecord:
+    volume_id, target, state, fingerprint, reference, artifact, plan, size, files, pod = row
+    return VolumeRecord(
+        volume_id=str(volume_id),
+        target=str(target),
+        state=VolumeState(str(state)),
+        fingerprint=str(fingerprint),
+        reference=str(reference),
+        artifact=str(artifact),
+        plan=str(plan),
+        size=int(str(size)),
+        files=int(str(files)),
+        pod=str(pod),
+    )

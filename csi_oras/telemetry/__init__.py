@@ -1,0 +1,1 @@
+"""What the driver tells: logs with redaction, metrics, health, progress."""

@@ -1,0 +1,82 @@
+"""Metrics: what an operator watches, in base units and with few labels; never a digest, pod or full reference."""
+
+import threading
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client.gc_collector import GCCollector
+
+OPERATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
+"""The buckets of the CSI sidecars (csi-lib-utils), so that one dashboard fits all."""
+PULL_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+MOST_REGISTRIES = 50
+"""Registries with a label of their own; pods name registries, and must not be able to fill a monitoring system."""
+
+
+class Metrics:
+    """The series of one driver."""
+
+    def __init__(self, driver_name: str, version: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._driver_name = driver_name
+        self._operations = Histogram(
+            "csi_plugin_operations_seconds",
+            "Duration of CSI calls by gRPC status.",
+            ("driver_name", "method_name", "grpc_status_code"),
+            buckets=OPERATION_BUCKETS,
+            registry=self.registry,
+        )
+        self._pulls = Histogram(
+            "csi_oras_pull_duration_seconds",
+            "Duration of artifact pulls by registry and outcome.",
+            ("registry", "outcome"),
+            buckets=PULL_BUCKETS,
+            registry=self.registry,
+        )
+        self.pull_bytes = Counter(
+            "csi_oras_pull_bytes", "Bytes of blobs that came from registries.", registry=self.registry
+        )
+        self.cache_hits = Counter(
+            "csi_oras_cache_hits", "Blobs that were wanted and already in the store.", registry=self.registry
+        )
+        self.cache_misses = Counter(
+            "csi_oras_cache_misses", "Blobs that were wanted and had to be fetched.", registry=self.registry
+        )
+        self.verify_failures = Counter(
+            "csi_oras_verify_failures", "Manifests and blobs with a wrong digest or size.", registry=self.registry
+        )
+        self._requests = Counter(
+            "csi_oras_registry_requests", "Answers of registries by HTTP status.", ("code",), registry=self.registry
+        )
+        self.pulls_in_flight = self._gauge("csi_oras_pulls_in_flight", "Artifact pulls under way.")
+        self.published_volumes = self._gauge("csi_oras_published_volumes", "Volumes that are mounted.", ("mode",))
+        self.store_artifacts = self._gauge("csi_oras_store_artifacts", "Artifacts in the store.")
+        self.store_available = self._gauge("csi_oras_store_available_bytes", "Bytes free in the store's file system.")
+        self.store_capacity = self._gauge("csi_oras_store_capacity_bytes", "Bytes of the store's file system.")
+        Info("csi_oras_build", "The running release.", registry=self.registry).info({"version": version})
+        self._lock = threading.Lock()
+        self._registries: set[str] = set()
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def observe_operation(self, method: str, status: str, seconds: float) -> None:
+        """Count one CSI call; `status` in Go's spelling, as the sidecars have it (`DeadlineExceeded`)."""
+        self._operations.labels(self._driver_name, method, status).observe(seconds)
+
+    def observe_pull(self, registry: str, outcome: str, seconds: float) -> None:
+        """Count one artifact pull; `outcome` is `ok` or the name of an error class."""
+        with self._lock:
+            if registry not in self._registries and len(self._registries) >= MOST_REGISTRIES:
+                registry = "other"
+            self._registries.add(registry)
+        self._pulls.labels(registry, outcome).observe(seconds)
+
+    def observe_request(self, status: int) -> None:
+        """Count one answer of a registry."""
+        self._requests.labels(str(status)).inc()
+
+    def exposition(self) -> bytes:
+        """Return all series in Prometheus's text format."""
+        return generate_latest(self.registry)

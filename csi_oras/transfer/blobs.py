@@ -1,0 +1,178 @@
+"""Blobs into the store: one job per blob, whoever asks and however many."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from csi_oras.errors import UnacceptableError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.registry.client import RepositoryClient, retried
+from csi_oras.store.content import ContentStore
+from csi_oras.store.ingest import Ingest
+from csi_oras.telemetry.metrics import Metrics
+from csi_oras.telemetry.progress import Counter
+from csi_oras.transfer.proof import prove
+from csi_oras.transfer.ranges import Pieces, RangesIgnoredError, fetch_ranges, fetch_stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallelism:
+    """Large blobs at once, ranges of one at once, and the bytes of a range; smaller blobs are one request."""
+
+    blobs: int
+    ranges: int
+    range_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobJob:
+    """A blob that is being fetched for whoever wants it."""
+
+    counter: Counter
+    done: Future[None]
+
+
+class _Pools:
+    """Threads for large blobs, for their ranges, and for small blobs, which never wait for large ones."""
+
+    def __init__(self, parallelism: Parallelism) -> None:
+        self.parallelism = parallelism
+        requests = parallelism.blobs * parallelism.ranges
+        self.large = ThreadPoolExecutor(parallelism.blobs, "blob")
+        self.ranges = ThreadPoolExecutor(requests, "range")
+        self.small = ThreadPoolExecutor(requests, "small-blob")
+
+    def close(self) -> None:
+        for pool in (self.large, self.ranges, self.small):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class BlobFetcher:
+    """Fetches blobs into the store."""
+
+    def __init__(self, content: ContentStore, parallelism: Parallelism, metrics: Metrics) -> None:
+        self._content = content
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._jobs: dict[Digest, BlobJob] = {}
+        self._pools = _Pools(parallelism)
+
+    def join(self, client: RepositoryClient, blob: Descriptor) -> tuple[BlobJob, bool]:
+        """Return the job that fetches `blob`, and whether it was started now, through `client`."""
+        with self._lock:
+            job = self._jobs.get(blob.digest)
+            if job is not None:
+                return job, False
+            job = self._jobs[blob.digest] = BlobJob(counter=Counter(blob.size), done=Future())
+        job.done.add_done_callback(lambda _: self._forget(blob.digest))
+        pools = self._pools
+        if blob.size <= pools.parallelism.range_bytes:
+            pools.small.submit(_settle, job.done, lambda: self._fetch_small(client, blob, job.counter))
+        else:
+            pools.large.submit(_settle, job.done, lambda: self._fetch_large(client, blob, job.counter, pools))
+        return job, True
+
+    def prove_all(self, client: RepositoryClient, blobs: Sequence[Descriptor]) -> None:
+        """Prove that `client` may read blobs which are here through others.
+
+        Raises:
+            UnobtainableError: it may not.
+            DigestMismatchError: its repository has something else under that digest.
+        """
+        for _ in self._pools.small.map(lambda blob: prove(client, blob, self._content), blobs):
+            pass
+
+    def resize(self, parallelism: Parallelism) -> None:
+        """Fetch with another parallelism from now on; what runs goes on as it began."""
+        if parallelism != self._pools.parallelism:
+            self._pools = _Pools(parallelism)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._pools.close()
+
+    def _forget(self, digest: Digest) -> None:
+        with self._lock:
+            self._jobs.pop(digest, None)
+
+    def _fetch_small(self, client: RepositoryClient, blob: Descriptor, counter: Counter) -> Future[None] | None:
+        ingest = self._content.ingest(blob)
+        if ingest is None:
+            counter.finish()
+            return None
+        with _abandoned_on_error(ingest):
+            digest = self._stream(client, ingest, counter)
+        return self._content.commit_in_group(ingest, digest)
+
+    def _fetch_large(self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools") -> None:
+        ingest = self._content.ingest(blob)
+        if ingest is None:
+            counter.finish()
+            return
+        with _abandoned_on_error(ingest):
+            resumed = bool(ingest.covered)
+            digest = self._ranged(client, ingest, counter, pools)
+            if digest != blob.digest and resumed:  # what a crash left behind was not what it seemed
+                ingest.discard()
+                digest = self._ranged(client, ingest, counter, pools)
+        self._content.commit(ingest, digest)
+
+    def _ranged(
+        self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools"
+    ) -> Digest:
+        counter.resume(ingest.covered)
+        pieces = Pieces(ingest.missing, size=pools.parallelism.range_bytes, parallel=pools.parallelism.ranges)
+        try:
+            return fetch_ranges(client, ingest, self._advance(counter), pools.ranges, pieces)
+        except RangesIgnoredError:
+            return self._stream(client, ingest, counter)
+
+    def _stream(self, client: RepositoryClient, ingest: Ingest, counter: Counter) -> Digest:
+        def attempt() -> Digest:
+            counter.resume(0)
+            return fetch_stream(client, ingest, self._advance(counter))
+
+        return retried(attempt)
+
+    def _advance(self, counter: Counter) -> Callable[[int], None]:
+        def advance(count: int) -> None:
+            counter.advance(count)
+            self._metrics.pull_bytes.inc(count)
+
+        return advance
+
+
+@contextmanager
+def _abandoned_on_error(ingest: Ingest) -> Iterator[None]:
+    """Keep the bytes of what could not be got for the next attempt, and nothing of what was wrong."""
+    try:
+        yield
+    except UnacceptableError:
+        ingest.remove()
+        raise
+    except BaseException:
+        ingest.close()
+        raise
+
+
+def _settle(done: Future[None], fetch: Callable[[], Future[None] | None]) -> None:
+    """Give `done` the outcome of `fetch`, which may itself come later."""
+    try:
+        later = fetch()
+    except BaseException as error:  # noqa: BLE001 (it is for those who wait)
+        done.set_exception(error)
+        return
+    if later is None:
+        done.set_result(None)
+    else:
+        later.add_done_callback(lambda ended: _copy_outcome(ended, done))
+
+
+def _copy_outcome(ended: Future[None], done: Future[None]) -> None:
+    if error := ended.exception():
+        done.set_exception(error)
+    else:
+        done.set_result(None)

@@ -1,0 +1,97 @@
+"""Gathering: every blob of a plan into the store, each fetched or proven with the asker's own credential."""
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+
+from csi_oras.errors import CsiOrasError, NoSpaceError, UnobtainableError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.plan import Plan
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.store.content import ContentStore
+from csi_oras.store.grants import Grants
+from csi_oras.telemetry.metrics import Metrics
+from csi_oras.telemetry.progress import Counter, Progress, human_size
+from csi_oras.transfer.blobs import BlobFetcher
+
+_ATTEMPTS = 3
+_MARGIN_BYTES = 16 << 20
+"""What a file system keeps free beside the blobs, for the database and for directories."""
+
+
+class Gatherer:
+    """Brings blobs together."""
+
+    def __init__(self, content: ContentStore, grants: Grants, blobs: BlobFetcher, metrics: Metrics) -> None:
+        self._content = content
+        self._grants = grants
+        self._blobs = blobs
+        self._metrics = metrics
+
+    def gather(
+        self, client: RepositoryClient, plan: Plan, credential: str, progress: Progress, subject: str
+    ) -> None:
+        """Return when every blob of `plan` is in the store and this credential has been seen to read it.
+
+        Raises:
+            NoSpaceError: there is no room for what is missing.
+            UnobtainableError, UnacceptableError: a blob cannot be got, or is not what it should be.
+        """
+        absent = [blob for blob in plan.blobs if not self._content.has(blob)]
+        self._count(plan.blobs, absent, progress)
+        self._check_room(sum(blob.size for blob in absent), subject)
+        layers = {entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries}
+        own = self._fetch_all(client, absent, progress, layers)
+        unproven = [
+            blob
+            for blob in plan.blobs
+            if blob.digest not in own and not self._grants.allow(client.repository, blob.digest, credential)
+        ]
+        self._blobs.prove_all(client, unproven)
+
+    def _count(self, blobs: Sequence[Descriptor], absent: Sequence[Descriptor], progress: Progress) -> None:
+        self._metrics.cache_misses.inc(len(absent))
+        self._metrics.cache_hits.inc(len(blobs) - len(absent))
+        missing = {blob.digest for blob in absent}
+        for blob in blobs:
+            counter = Counter(blob.size)
+            if blob.digest not in missing:
+                counter.finish()
+            progress.join(blob.digest, counter)
+
+    def _check_room(self, needed: int, subject: str) -> None:
+        room = self._content.room() - _MARGIN_BYTES
+        if needed and needed > room:
+            raise NoSpaceError(
+                subject,
+                f"needs {human_size(needed)}, the store has room for {human_size(max(room, 0))}",
+                "make room on the node, or select less with include",
+            )
+
+    def _fetch_all(
+        self, client: RepositoryClient, absent: Sequence[Descriptor], progress: Progress, layers: dict[Digest, str]
+    ) -> set[Digest]:
+        """Fetch what is absent, and return which of it came through `client`.
+
+        Another's job may fail for a reason of its own, such as a credential; then the blob is asked for again.
+        """
+        own: set[Digest] = set()
+        wanted = list(absent)
+        for attempt in range(_ATTEMPTS):
+            futures: dict[Future[None], Descriptor] = {}
+            for blob in wanted:
+                job, started = self._blobs.join(client, blob)
+                futures[job.done] = blob
+                progress.join(blob.digest, job.counter)
+                if started:
+                    own.add(blob.digest)
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = [(futures[future], error) for future in done if (error := future.exception())]
+            for blob, error in failed:
+                others = blob.digest not in own and isinstance(error, UnobtainableError)
+                if not others or attempt == _ATTEMPTS - 1:
+                    raise error.about(layers[blob.digest]) if isinstance(error, CsiOrasError) else error
+            if not failed:
+                return own
+            wanted = [blob for blob in wanted if not self._content.has(blob)]
+        return own

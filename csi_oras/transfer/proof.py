@@ -1,0 +1,59 @@
+"""Proofs of access: a blob that is here through another repository or credential is shown only after a real read.
+
+A HEAD proves nothing, since any registry can fake one; bytes at a random place can only come from who has them.
+"""
+
+import os
+import secrets
+
+from csi_oras.errors import AccessDeniedError, DigestMismatchError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.registry.client import BlobStream, RepositoryClient, retried
+from csi_oras.store.content import ContentStore
+
+_WINDOW_BYTES = 4096
+
+
+def prove(client: RepositoryClient, blob: Descriptor, content: ContentStore) -> None:
+    """Read some bytes of `blob` with the client's own credential and compare them with the store's.
+
+    Raises:
+        UnobtainableError: the registry does not let it be read.
+        DigestMismatchError: the repository has something else under that digest.
+    """
+    if blob.size:
+        retried(lambda: _compare(client, blob, content))
+
+
+def _compare(client: RepositoryClient, blob: Descriptor, content: ContentStore) -> None:
+    length = min(_WINDOW_BYTES, blob.size)
+    start = secrets.randbelow(blob.size - length + 1)
+    with client.blob(blob, start, start + length) as stream:
+        if not stream.partial:
+            _skip(stream, start)
+        theirs = _read(stream, length)
+    with content.open(blob.digest) as file:
+        ours = os.pread(file.fileno(), length, start)
+    if theirs != ours:
+        raise DigestMismatchError(f"blob {blob.digest}", "the repository has other bytes under this digest", "report it")
+
+
+def _skip(stream: BlobStream, count: int) -> None:
+    buffer = memoryview(bytearray(64 << 10))
+    while count:
+        count -= _some(stream, buffer[: min(len(buffer), count)])
+
+
+def _read(stream: BlobStream, count: int) -> bytes:
+    buffer = memoryview(bytearray(count))
+    done = 0
+    while done < count:
+        done += _some(stream, buffer[done:])
+    return bytes(buffer)
+
+
+def _some(stream: BlobStream, buffer: memoryview) -> int:
+    count = stream.readinto(buffer)
+    if not count:
+        raise AccessDeniedError("blob", "the registry does not show its bytes", "ask for access")
+    return count

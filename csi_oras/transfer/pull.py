@@ -1,0 +1,256 @@
+"""Pulls: an artifact from its registry into the store, for exactly those who may read it.
+
+A tag is resolved once and everything after goes by digest. Nothing of the store is shown to a credential that
+has not been seen to read it in this very repository: that is what grants record, for each manifest, blob and
+plan.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Hashable
+
+from csi_oras.artifact import planner
+from csi_oras.artifact.selection import Selection
+from csi_oras.errors import (
+    AccessDeniedError,
+    ArtifactNotFoundError,
+    CsiOrasError,
+    DigestMismatchError,
+    LimitExceededError,
+    SizeMismatchError,
+)
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.plan import Plan
+from csi_oras.oci.platform import Platform
+from csi_oras.oci.reference import Reference
+from csi_oras.policy.access import RepositoryRules
+from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.credentials import Credential
+from csi_oras.store.catalogue import Catalogue, CataloguedPlan
+from csi_oras.store.content import ContentStore
+from csi_oras.store.grants import ANONYMOUS, Grants
+from csi_oras.store.trees import TreeStore
+from csi_oras.telemetry.logs import logger
+from csi_oras.telemetry.metrics import Metrics
+from csi_oras.telemetry.progress import Progress, human_size
+from csi_oras.transfer.gather import Gatherer
+from csi_oras.transfer.jobs import Job, Jobs
+from csi_oras.transfer.resolve import Resolved, Resolver
+
+
+class PullPolicy(StrEnum):
+    """When the registry is asked, as for container images."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullRequest:
+    """What is wanted, by whom."""
+
+    reference: Reference
+    platform: Platform
+    selection: Selection
+    policy: PullPolicy
+    credential: Credential | None
+
+    @property
+    def key(self) -> Hashable:
+        """Requests of one key are one job."""
+        return (self.reference, self.platform, self.selection.key, self.policy, self.credential)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PulledArtifact:
+    """An artifact that is complete in the store; `path` is the tree, or the only file, that shows it. Bytes."""
+
+    reference: Reference
+    artifact: Digest
+    plan: Digest
+    size: int
+    files: int
+    path: Path
+    fetched: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactLimits:
+    """Bytes and files of one artifact; 0 bytes means no limit."""
+
+    artifact_bytes: int
+    files: int
+
+    def check(self, plan: Plan, subject: str) -> None:
+        """Let `plan` pass.
+
+        Raises:
+            LimitExceededError: it is larger than node policy allows.
+        """
+        if len(plan.entries) > self.files:
+            raise LimitExceededError(
+                subject, f"has {len(plan.entries)} files, node policy allows {self.files}", "select fewer with include"
+            )
+        if self.artifact_bytes and plan.size > self.artifact_bytes:
+            raise LimitExceededError(
+                subject,
+                f"has {human_size(plan.size)}, node policy allows {human_size(self.artifact_bytes)}",
+                "select less with include",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The parts of the store that a pull works on."""
+
+    content: ContentStore
+    trees: TreeStore
+    catalogue: Catalogue
+    grants: Grants
+    grant_key: bytes
+
+
+class Puller:
+    """Starts pulls and finds what needs none."""
+
+    def __init__(  # noqa: PLR0913 (what a pull works with)
+        self,
+        *,
+        registries: Registries,
+        store: Store,
+        resolver: Resolver,
+        gatherer: Gatherer,
+        rules: Callable[[], RepositoryRules],
+        limits: Callable[[], ArtifactLimits],
+        executor: Executor,
+        metrics: Metrics,
+    ) -> None:
+        self._registries = registries
+        self._store = store
+        self._resolver = resolver
+        self._gatherer = gatherer
+        self._rules = rules
+        self._limits = limits
+        self._metrics = metrics
+        self.jobs: Jobs[PulledArtifact] = Jobs(executor)
+
+    def find(self, request: PullRequest) -> PulledArtifact | None:
+        """Return the artifact if the store may show it without asking the registry, else None.
+
+        Raises:
+            AccessDeniedError: node policy forbids the repository, or `Never` meets a credential not seen before.
+            ArtifactNotFoundError: `Never`, and it is not here.
+        """
+        self._rules().check(request.reference.repository)
+        if request.policy is PullPolicy.ALWAYS:
+            return None
+        root = self._store.catalogue.root(request.reference)
+        found = self._granted(request, root) if root else None
+        if found is None and request.policy is PullPolicy.NEVER:
+            raise self._absent(request, root)
+        return found
+
+    def start(self, request: PullRequest) -> Job[PulledArtifact]:
+        """Return the job that pulls what is wanted; it goes on whether or not somebody waits."""
+        return self.jobs.join(request.key, lambda progress: self._observed(request, progress))
+
+    def resolve(self, reference: Reference, credential: Credential | None) -> Digest:
+        """Ask the registry what `reference` means now, without pulling it.
+
+        Raises:
+            UnobtainableError, UnacceptableError: it cannot be told.
+        """
+        self._rules().check(reference.repository)
+        return self._resolver.root(self._registries.repository(reference.repository, credential), reference)
+
+    def plan(self, request: PullRequest) -> tuple[Resolved, Plan]:
+        """Decide what a volume would show, without fetching it.
+
+        Raises:
+            UnobtainableError, UnacceptableError, RequestError: as for the pull itself.
+        """
+        self._rules().check(request.reference.repository)
+        client = self._registries.repository(request.reference.repository, request.credential)
+        resolved = self._resolver.resolve(client, request.reference, request.platform, self._hash(request.credential))
+        return resolved, planner.plan(resolved.manifest, request.selection, str(request.reference))
+
+    def _hash(self, credential: Credential | None) -> str:
+        return credential.keyed_hash(self._store.grant_key) if credential else ANONYMOUS
+
+    def _granted(self, request: PullRequest, root: Digest) -> PulledArtifact | None:
+        found = self._store.catalogue.plan(root, request.platform, request.selection.key)
+        if found is None or not self._store.trees.has(found.plan):
+            return None
+        if not self._store.grants.allow(request.reference.repository, found.plan, self._hash(request.credential)):
+            return None
+        return self._pulled(request.reference.pinned(root), found)
+
+    def _absent(self, request: PullRequest, root: Digest | None) -> CsiOrasError:
+        subject = str(request.reference)
+        if root and self._store.catalogue.plan(root, request.platform, request.selection.key):
+            return AccessDeniedError(
+                subject, "this credential was not yet seen to read it", "set pullPolicy: IfNotPresent to ask the registry"
+            )
+        return ArtifactNotFoundError(
+            subject, "is not on this node, and pullPolicy is Never", "set pullPolicy: IfNotPresent"
+        )
+
+    def _pulled(self, reference: Reference, found: CataloguedPlan, fetched: int = 0) -> PulledArtifact:
+        tree = self._store.trees.path(found.plan)
+        return PulledArtifact(
+            reference=reference,
+            artifact=found.artifact,
+            plan=found.plan,
+            size=found.size,
+            files=found.files,
+            path=tree / found.single if found.single else tree,
+            fetched=fetched,
+        )
+
+    def _observed(self, request: PullRequest, progress: Progress) -> PulledArtifact:
+        started, outcome = time.monotonic(), "ok"
+        registry = request.reference.repository.registry
+        try:
+            pulled = self._pull(request, progress)
+        except Exception as error:
+            outcome = type(error).__name__
+            if isinstance(error, (DigestMismatchError, SizeMismatchError)):
+                self._metrics.verify_failures.inc()
+            raise
+        finally:
+            self._metrics.observe_pull(registry, outcome, time.monotonic() - started)
+            seconds = round(time.monotonic() - started, 3)
+            logger.info("pull ended", reference=str(request.reference), outcome=outcome, bytes=progress.fetched, seconds=seconds)
+        return pulled
+
+    def _pull(self, request: PullRequest, progress: Progress) -> PulledArtifact:
+        client = self._registries.repository(request.reference.repository, request.credential)
+        unchanged = self._unchanged(client, request)
+        if unchanged:
+            return unchanged
+        credential = self._hash(request.credential)
+        resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
+        subject = str(request.reference)
+        plan = planner.plan(resolved.manifest, request.selection, subject)
+        self._limits().check(plan, subject)
+        self._gatherer.gather(client, plan, credential, progress, subject)
+        self._store.trees.lay_out(plan)
+        found = self._store.catalogue.add(
+            request.reference, resolved.root, resolved.artifact, plan, (request.platform, request.selection.key)
+        )
+        digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
+        self._store.grants.add(client.repository, digests, credential)
+        return self._pulled(request.reference.pinned(resolved.root), found, progress.fetched)
+
+    def _unchanged(self, client: RepositoryClient, request: PullRequest) -> PulledArtifact | None:
+        """Ask with one HEAD whether a tag still means what is here; a registry's quota counts no HEAD."""
+        root = self._store.catalogue.root(request.reference)
+        found = self._granted(request, root) if root else None
+        if found is None:
+            return None
+        return found if client.digest_hint(request.reference.identifier) == root else None

@@ -1,0 +1,173 @@
+"""One blob from a repository into an ingest: in one stream, or in ranges with the hash behind the writers.
+
+Range writers put bytes into the page cache in any order; one hasher follows the frontier and reads them back
+from there, so that the digest costs no wait at the end and no blob is ever held in memory.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+
+from csi_oras.errors import RegistryUnavailableError, SizeMismatchError
+from csi_oras.oci.digest import Digest
+from csi_oras.registry.client import BlobStream, RepositoryClient, retried
+from csi_oras.store.ingest import Ingest
+
+BUFFER_BYTES = 512 << 10
+"""What a connection reads at once; larger gains nothing, and there is one for each connection."""
+_KEEP_BYTES = 4 << 20
+"""How often the extents of a range are written down: what a crash costs at most, for each connection."""
+_PATIENCE_SECONDS = 0.2
+
+_buffers = threading.local()
+
+
+def buffer() -> memoryview:
+    """Return this thread's buffer, used again for every blob."""
+    if not hasattr(_buffers, "view"):
+        _buffers.view = memoryview(bytearray(BUFFER_BYTES))
+    view: memoryview = _buffers.view
+    return view
+
+
+class RangesIgnoredError(Exception):
+    """The registry answers a range with the whole blob; only one stream will do."""
+
+
+def fetch_stream(client: RepositoryClient, ingest: Ingest, advance: Callable[[int], None]) -> Digest:
+    """Fetch the whole blob in one request, hashed on the way, and return the digest of what came.
+
+    Raises:
+        UnobtainableError: it cannot be got.
+        SizeMismatchError: there is more than the descriptor says.
+    """
+    ingest.discard()
+    hasher = ingest.blob.digest.hasher()
+    with client.blob(ingest.blob) as stream:
+        _receive(stream, ingest, (0, ingest.blob.size), advance, hasher.update)
+        if stream.readinto(buffer()[:1]):
+            raise SizeMismatchError(
+                f"blob {ingest.blob.digest}", f"has more than the {ingest.blob.size} bytes it should have", "report it"
+            )
+    return Digest(ingest.blob.digest.algorithm, hasher.hexdigest())
+
+
+def fetch_ranges(
+    client: RepositoryClient,
+    ingest: Ingest,
+    advance: Callable[[int], None],
+    writers: Executor,
+    pieces: "Pieces",
+) -> Digest:
+    """Fetch what is missing in several ranges at once, and return the digest of the whole.
+
+    Raises:
+        RangesIgnoredError: the registry does not serve ranges.
+        UnobtainableError: it cannot be got.
+    """
+    hasher = ingest.blob.digest.hasher()
+    running = [writers.submit(_fetch_pieces, client, ingest, advance, pieces) for _ in range(pieces.parallel)]
+    try:
+        _hash_behind(ingest, running, hasher.update)
+    finally:
+        pieces.stop()
+        errors = [writer.exception() for writer in running]  # waits until nobody writes any more
+    for error in errors:
+        if error:
+            raise error
+    return Digest(ingest.blob.digest.algorithm, hasher.hexdigest())
+
+
+class Pieces:
+    """The gaps of an ingest, dealt out in pieces to those who fetch them, lowest first."""
+
+    def __init__(self, missing: list[tuple[int, int]], *, size: int, parallel: int) -> None:
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._pieces = [
+            (position, min(position + size, end)) for start, end in missing for position in range(start, end, size)
+        ]
+        self._pieces.reverse()
+        self.parallel = min(parallel, len(self._pieces))
+
+    def take(self) -> tuple[int, int] | None:
+        """Return the next piece, or None when there are no more or somebody failed."""
+        with self._lock:
+            return self._pieces.pop() if self._pieces and not self._stopped.is_set() else None
+
+    def stop(self) -> None:
+        """Deal out no more."""
+        self._stopped.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is over."""
+        return self._stopped.is_set()
+
+
+def _fetch_pieces(
+    client: RepositoryClient, ingest: Ingest, advance: Callable[[int], None], pieces: Pieces
+) -> None:
+    try:
+        while piece := pieces.take():
+            _fetch_piece(client, ingest, advance, piece)
+    except BaseException:
+        pieces.stop()
+        raise
+
+
+def _fetch_piece(
+    client: RepositoryClient, ingest: Ingest, advance: Callable[[int], None], piece: tuple[int, int]
+) -> None:
+    position, end = piece
+
+    def attempt() -> None:
+        nonlocal position
+        with client.blob(ingest.blob, position, end) as stream:
+            if not stream.partial:
+                raise RangesIgnoredError
+            while position < end:  # each step is kept, so that a broken stream goes on from its last bytes
+                step = min(position + _KEEP_BYTES, end)
+                _receive(stream, ingest, (position, step), advance)
+                ingest.keep(position, step)
+                position = step
+
+    retried(attempt)
+
+
+def _receive(
+    stream: BlobStream,
+    ingest: Ingest,
+    span: tuple[int, int],
+    advance: Callable[[int], None],
+    update: Callable[[memoryview], None] | None = None,
+) -> None:
+    view, (position, end) = buffer(), span
+    while position < end:
+        count = stream.readinto(view[: end - position])
+        if not count:
+            raise RegistryUnavailableError(
+                f"blob {ingest.blob.digest}", f"broke off at {position} of {ingest.blob.size} bytes", "it is tried again"
+            )
+        ingest.write(view[:count], position)
+        if update:
+            update(view[:count])
+        advance(count)
+        position += count
+
+
+def _hash_behind(ingest: Ingest, writers: list[Future[None]], update: Callable[[memoryview], None]) -> None:
+    """Hash everything in order as it arrives, until the blob is complete or the writers have ended."""
+    view, position = buffer(), 0
+    while position < ingest.blob.size:
+        ended = all(writer.done() for writer in writers)
+        frontier = ingest.wait_beyond(position, 0 if ended else _PATIENCE_SECONDS)
+        if ended and frontier == position:
+            return
+        while position < frontier:
+            count = os.preadv(ingest.descriptor, [view[: frontier - position]], position)
+            if not count:
+                return
+            update(view[:count])
+            position += count

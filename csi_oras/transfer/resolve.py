@@ -1,0 +1,111 @@
+"""Resolving: from a reference to the one manifest that it means on a platform, each document proven and kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from csi_oras.errors import SizeMismatchError, UnsupportedContentError
+from csi_oras.oci import manifest as manifests
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.manifest import Index, Manifest
+from csi_oras.oci.platform import Platform
+from csi_oras.oci.reference import Reference
+from csi_oras.registry.client import FetchedManifest, RepositoryClient
+from csi_oras.store.content import ContentStore
+from csi_oras.store.grants import Grants
+
+_DEEPEST_INDEX = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestLimits:
+    """Bytes of a manifest, and layers or entries in one."""
+
+    manifest_bytes: int
+    layers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What a reference means: its root, and the manifest that the root leads to."""
+
+    root: Digest
+    artifact: Digest
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    digest: Digest
+    content: bytes
+    media_type: str
+
+
+class Resolver:
+    """Fetches manifests and indexes, or takes them from the store where the credential was seen to read them."""
+
+    def __init__(self, content: ContentStore, grants: Grants, limits: Callable[[], ManifestLimits]) -> None:
+        self._content = content
+        self._grants = grants
+        self._limits = limits
+
+    def root(self, client: RepositoryClient, reference: Reference) -> Digest:
+        """Ask the registry for the manifest or index of `reference`, keep it, and return its digest.
+
+        Raises:
+            UnobtainableError: it cannot be got.
+            UnacceptableError: it is not what it should be.
+        """
+        document = self._fetch(client, reference.identifier, reference.digest)
+        self._parse(document, str(reference))
+        return document.digest
+
+    def resolve(
+        self, client: RepositoryClient, reference: Reference, platform: Platform, credential: str
+    ) -> Resolved:
+        """Return the manifest of `reference` for `platform`; `credential` is the hash that grants are kept under.
+
+        Raises:
+            UnobtainableError: it cannot be got.
+            UnacceptableError: a document is not what it should be, or there is none for the platform.
+        """
+        subject = str(reference)
+        document = self._document(client, reference, credential)
+        root = document.digest
+        for _ in range(_DEEPEST_INDEX):
+            self._grants.add(client.repository, [document.digest], credential)
+            parsed = self._parse(document, subject)
+            if isinstance(parsed, Manifest):
+                return Resolved(root=root, artifact=document.digest, manifest=parsed)
+            chosen = parsed.select(platform, subject)
+            document = self._child(client, reference, chosen, credential)
+        raise UnsupportedContentError(subject, "is an index of indexes, nested too deeply")
+
+    def _document(self, client: RepositoryClient, reference: Reference, credential: str) -> _Document:
+        kept = self._kept(client, reference.digest, credential) if reference.digest else None
+        return kept or self._fetch(client, reference.identifier, reference.digest)
+
+    def _child(
+        self, client: RepositoryClient, reference: Reference, chosen: Descriptor, credential: str
+    ) -> _Document:
+        kept = self._kept(client, chosen.digest, credential)
+        document = kept or self._fetch(client, str(chosen.digest), chosen.digest)
+        if len(document.content) != chosen.size:
+            raise SizeMismatchError(
+                f"{reference}, manifest {chosen.digest.short}", f"has {len(document.content)} bytes, not {chosen.size}"
+            )
+        return _Document(document.digest, document.content, chosen.media_type)
+
+    def _kept(self, client: RepositoryClient, digest: Digest, credential: str) -> _Document | None:
+        if not self._grants.allow(client.repository, digest, credential):
+            return None
+        content = self._content.read(digest, self._limits().manifest_bytes)
+        return None if content is None else _Document(digest, content, "")
+
+    def _fetch(self, client: RepositoryClient, identifier: str, expected: Digest | None) -> _Document:
+        fetched: FetchedManifest = client.manifest(identifier, limit=self._limits().manifest_bytes, expected=expected)
+        self._content.put(fetched.descriptor, fetched.content)
+        return _Document(fetched.digest, fetched.content, fetched.media_type)
+
+    def _parse(self, document: _Document, subject: str) -> Manifest | Index:
+        return manifests.parse(document.content, document.media_type, subject, most_layers=self._limits().layers)

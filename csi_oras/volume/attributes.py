@@ -1,0 +1,163 @@
+"""Volume attributes: what a pod, a StorageClass or a PersistentVolume says of a volume, parsed once.
+
+Whatever weakens security is node policy and never an attribute, because any pod's author writes attributes.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from csi_oras.artifact.selection import Selection
+from csi_oras.errors import InvalidRequestError, printable
+from csi_oras.oci.glob import Glob
+from csi_oras.oci.name import Name, UnsafeNameError
+from csi_oras.oci.platform import Platform
+from csi_oras.oci.reference import Reference
+from csi_oras.telemetry.logs import logger
+from csi_oras.transfer.pull import PullPolicy
+from csi_oras.volume.templates import expand
+
+KEYS = (
+    "reference", "pullPolicy", "platform", "include", "exclude", "mediaTypes", "unpack", "path", "mode", "noexec",
+    "metadata", "writeBackReference", "writeBackInclude", "writeBackExclude",
+)  # fmt: skip
+_ALIASES = {"oras.artifact.reference": "reference", "oras.artifact.layers.mediatype": "mediaTypes"}
+_PULL_ALWAYS = "oras.options.pullalways"
+_WITHOUT_EFFECT = frozenset({"oras.options.plainhttp", "oras.options.insecure", "oras.options.concurrency"})
+_FROM_KUBERNETES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
+_MOST_GLOBS = 100
+_LONGEST_VALUE = 4096
+_MEDIA_TYPE = re.compile(r"[\w.+!#$&^-]+/[\w.+!#$&^-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """The attributes of one volume; `platform` is None for the node's own."""
+
+    reference: Reference
+    pull_policy: PullPolicy
+    platform: Platform | None
+    selection: Selection
+    noexec: bool
+
+
+def is_from_kubernetes(key: str) -> bool:
+    """Say whether the cluster, and no user, sets this key."""
+    return key.startswith(_FROM_KUBERNETES)
+
+
+def parse(context: Mapping[str, str], variables: Mapping[str, str]) -> Attributes:
+    """Read a volume context (or StorageClass parameters); keys of the cluster's own are passed over.
+
+    `variables` are what templates in `reference` may name here.
+
+    Raises:
+        InvalidRequestError: an unknown key, or a value that is not one of its kind.
+    """
+    values = _canonical({key: value for key, value in context.items() if not is_from_kubernetes(key)})
+    _refuse_unavailable(values)
+    text = values.get("reference", "").removeprefix("oras://")
+    if not text:
+        raise InvalidRequestError("attribute reference", "is missing", "name an artifact: registry/repository:tag")
+    reference = Reference.parse(expand(text, variables))
+    return Attributes(
+        reference=reference,
+        pull_policy=_pull_policy(values.get("pullPolicy", ""), reference),
+        platform=Platform.parse(values["platform"]) if values.get("platform") else None,
+        selection=_selection(values),
+        noexec=_boolean("noexec", values.get("noexec", "")),
+    )
+
+
+def _canonical(context: Mapping[str, str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for key, value in context.items():
+        if len(value) > _LONGEST_VALUE:
+            raise _invalid(key, f"is longer than {_LONGEST_VALUE} characters")
+        if key in _WITHOUT_EFFECT:
+            logger.warning("an attribute of the old driver has no effect: node policy decides", attribute=key)
+        elif key == _PULL_ALWAYS:
+            if _boolean(key, value):
+                values.setdefault("pullPolicy", PullPolicy.ALWAYS)
+        else:
+            name = _ALIASES.get(key, key)
+            if name not in KEYS:
+                raise InvalidRequestError(
+                    f'attribute "{printable(key, 80)}"', "is not known", f"the attributes are {', '.join(KEYS)}"
+                )
+            if name in values and values[name] != value:
+                raise _invalid(name, "is given twice, in its old and its new spelling")
+            values[name] = value
+    return values
+
+
+def _refuse_unavailable(values: Mapping[str, str]) -> None:
+    for key in ("writeBackReference", "writeBackInclude", "writeBackExclude"):
+        if values.get(key):
+            raise _invalid(key, "is not available in this release: volumes are read-only", "leave it out")
+    mode = values.get("mode", "eager")
+    if mode == "lazy":
+        raise _invalid("mode", "lazy is not available in this release", "leave it out, or set eager")
+    if mode not in ("", "eager"):
+        raise _invalid("mode", f'is "{printable(mode, 80)}"', "set eager or lazy")
+    if _boolean("metadata", values.get("metadata", "")):
+        raise _invalid("metadata", "is not available in this release", "leave it out")
+
+
+def _pull_policy(value: str, reference: Reference) -> PullPolicy:
+    if not value:  # as Kubernetes: a tag that moves is asked for again each time
+        moving = reference.digest is None and reference.tag == "latest"
+        return PullPolicy.ALWAYS if moving else PullPolicy.IF_NOT_PRESENT
+    try:
+        return PullPolicy(value)
+    except ValueError:
+        raise _invalid("pullPolicy", f'is "{printable(value, 80)}"', "set Always, IfNotPresent or Never") from None
+
+
+def _selection(values: Mapping[str, str]) -> Selection:
+    unpack = values.get("unpack", "auto")
+    if unpack not in ("", "auto", "never"):
+        raise _invalid("unpack", f'is "{printable(unpack, 80)}"', "set auto or never")
+    media_types = _list("mediaTypes", values)
+    for media_type in media_types:
+        if not _MEDIA_TYPE.fullmatch(media_type):
+            raise _invalid("mediaTypes", f'"{printable(media_type, 80)}" is not a media type')
+    return Selection(
+        media_types=frozenset(media_types),
+        include=tuple(map(_glob, _list("include", values))),
+        exclude=tuple(map(_glob, _list("exclude", values))),
+        path=_path(values.get("path", "")),
+        unpack=unpack != "never",
+    )
+
+
+def _glob(pattern: str) -> Glob:
+    return Glob.parse(pattern.removeprefix("./").rstrip("/"))
+
+
+def _list(key: str, values: Mapping[str, str]) -> list[str]:
+    items = [item.strip() for item in values.get(key, "").split(",")]
+    found = [item for item in items if item]
+    if len(found) > _MOST_GLOBS:
+        raise _invalid(key, f"has more than {_MOST_GLOBS} items")
+    return found
+
+
+def _path(value: str) -> Name | None:
+    trimmed = value.removeprefix("./").rstrip("/") if value not in (".", "/") else ""
+    if not trimmed:
+        return None
+    try:
+        return Name.parse(trimmed)
+    except UnsafeNameError as error:
+        raise _invalid("path", f'"{printable(value, 80)}" {error}', "name a directory or file of the artifact") from None
+
+
+def _boolean(key: str, value: str) -> bool:
+    if value.lower() in ("true", "false", ""):
+        return value.lower() == "true"
+    raise _invalid(key, f'is "{printable(value, 80)}"', 'set "true" or "false"')
+
+
+def _invalid(key: str, cause: str, remedy: str = "") -> InvalidRequestError:
+    return InvalidRequestError(f"attribute {printable(key, 80)}", cause, remedy)

@@ -1,0 +1,261 @@
+"""Volumes: publish, unpublish and statistics of what is shown to pods.
+
+A publish has two short halves, `begin` and `finish`, with the pull between them; no lock is held across the
+network. The record is written before the mount and dropped after the unmount, so a crash leaves at most a
+record without a mount, never a mount that nobody knows of.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from csi_oras.errors import (
+    InvalidRequestError,
+    VolumeBusyError,
+    VolumeConflictError,
+    VolumeNotFoundError,
+    printable,
+)
+from csi_oras.mount.bind import bind, unbind
+from csi_oras.mount.target import Target
+from csi_oras.oci.platform import Platform
+from csi_oras.registry import credentials
+from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
+from csi_oras.telemetry.logs import logger
+from csi_oras.telemetry.secrets import Secret
+from csi_oras.transfer.jobs import Job
+from csi_oras.transfer.pull import PulledArtifact, Puller, PullRequest
+from csi_oras.volume.adopt import find_our_mount, tree_size
+from csi_oras.volume.attributes import Attributes
+from csi_oras.volume.locks import KeyedLocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishRequest:
+    """One volume wanted at one target; `fingerprint` is the same for requests that ask for the same."""
+
+    volume_id: str
+    target: str
+    attributes: Attributes
+    fingerprint: str
+    secret: Mapping[str, Secret]
+    pod: str
+
+    def record(self, state: VolumeState, artifact: PulledArtifact | None = None) -> VolumeRecord:
+        """Return the record of this volume."""
+        known = (
+            {}
+            if artifact is None
+            else {
+                "artifact": str(artifact.artifact),
+                "plan": str(artifact.plan),
+                "size": artifact.size,
+                "files": artifact.files,
+            }
+        )
+        return VolumeRecord(
+            volume_id=self.volume_id,
+            target=self.target,
+            state=state,
+            fingerprint=self.fingerprint,
+            reference=str(artifact.reference if artifact else self.attributes.reference),
+            pod=self.pod,
+            **known,  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeStatistics:
+    """Bytes and files that a volume shows."""
+
+    size: int
+    files: int
+
+
+class Volumes:
+    """The volumes of this node."""
+
+    def __init__(
+        self, *, records: VolumeRecords, puller: Puller, kubelet_dir: Path, trees: Path, platform: Platform
+    ) -> None:
+        self._records = records
+        self._puller = puller
+        self._kubelet_dir = kubelet_dir
+        self._trees = trees
+        self._platform = platform
+        self._locks = KeyedLocks()
+
+    def begin(self, request: PublishRequest) -> Job[PulledArtifact] | None:
+        """Publish at once what is local or already mounted, and return None; else return the pull to wait for.
+
+        Raises:
+            RequestError: the target or the request cannot be served.
+            UnobtainableError, UnacceptableError: the artifact cannot be had, which is known without a pull.
+        """
+        with self._hold(request.volume_id, request.target), self._open(request.target) as target:
+            if self._is_published(request, target):
+                return None
+            wanted = self._pull_request(request)
+            artifact = self._puller.find(wanted)
+            if artifact:
+                self._show(request, target, artifact)
+                return None
+            self._records.put(request.record(VolumeState.PUBLISHING))
+        return self._puller.start(wanted)
+
+    def finish(self, request: PublishRequest, artifact: PulledArtifact) -> None:
+        """Mount what was pulled, unless the volume was unpublished in the meantime.
+
+        Raises:
+            VolumeBusyError: it was, or is wanted in another way by now.
+            StoreBrokenError: the mount fails; nothing is left of it.
+        """
+        with self._hold(request.volume_id, request.target), self._open(request.target) as target:
+            if self._is_published(request, target):
+                return
+            record = self._records.get(request.volume_id, request.target)
+            if record is None or record.fingerprint != request.fingerprint:
+                raise VolumeBusyError(f"volume {_short(request.volume_id)}", "was unpublished during the pull")
+            self._show(request, target, artifact)
+
+    def abandon(self, request: PublishRequest) -> None:
+        """Forget a publish whose pull failed."""
+        with self._hold(request.volume_id, request.target):
+            record = self._records.get(request.volume_id, request.target)
+            if record and record.state is VolumeState.PUBLISHING and record.fingerprint == request.fingerprint:
+                self._records.drop(request.volume_id, request.target)
+
+    def unpublish(self, volume_id: str, path: str) -> None:
+        """Take a volume away with its target; one that is unknown or gone already is no error.
+
+        Raises:
+            InvalidRequestError: the path is not below the kubelet directory.
+            VolumeBusyError: it cannot be taken away yet.
+        """
+        with self._hold(volume_id, path):
+            target = Target.open(path, self._kubelet_dir)
+            if target:
+                with target:
+                    self._take_away(target, self._records.get(volume_id, path))
+            self._records.drop(volume_id, path)
+
+    def statistics(self, volume_id: str, path: str) -> VolumeStatistics:
+        """Return what a published volume shows.
+
+        Raises:
+            VolumeNotFoundError: there is no such volume at that path.
+        """
+        record = self._records.get(volume_id, path)
+        target = Target.open(path, self._kubelet_dir) if record and record.state is VolumeState.PUBLISHED else None
+        if record and target:
+            with target:
+                if target.is_mounted():
+                    return VolumeStatistics(size=record.size, files=record.files)
+        raise VolumeNotFoundError(f"volume {_short(volume_id)}", f"is not published at {printable(path, 300)}")
+
+    def reconcile(self, records: list[VolumeRecord]) -> None:
+        """Drop those of `records`, as found at the start, whose mounts are gone; their pods are, or will ask again."""
+        for record in records:
+            with self._hold(record.volume_id, record.target):
+                if self._records.get(record.volume_id, record.target) == record and not self._is_mounted(record.target):
+                    logger.info("volume is no longer mounted, its record goes", volume_id=record.volume_id)
+                    self._records.drop(record.volume_id, record.target)
+
+    def _is_mounted(self, path: str) -> bool:
+        try:
+            target = Target.open(path, self._kubelet_dir)
+        except InvalidRequestError:  # the kubelet directory was another one
+            return False
+        if target is None:
+            return False
+        with target:
+            return target.is_mounted()
+
+    def _pull_request(self, request: PublishRequest) -> PullRequest:
+        attributes = request.attributes
+        return PullRequest(
+            reference=attributes.reference,
+            platform=attributes.platform or self._platform,
+            selection=attributes.selection,
+            policy=attributes.pull_policy,
+            credential=credentials.from_secret(request.secret, attributes.reference.repository),
+        )
+
+    def _is_published(self, request: PublishRequest, target: Target) -> bool:
+        """Say whether the volume is there as asked; a mount whose record is lost is adopted.
+
+        Raises:
+            VolumeConflictError: another volume is there, or this one as it was asked for in another way.
+        """
+        target.exists()
+        if not target.is_mounted():
+            return False
+        record = self._records.get(request.volume_id, request.target) or self._adopt(request, target)
+        if record.fingerprint != request.fingerprint:
+            raise VolumeConflictError(
+                f"volume {_short(request.volume_id)}", f"is published at {printable(target.path, 300)} with other attributes",
+                "unpublish it first",
+            )  # fmt: skip
+        if record.state is not VolumeState.PUBLISHED:
+            raise VolumeBusyError(f"volume {_short(request.volume_id)}", "is being unpublished", "it is tried again")
+        return True
+
+    def _adopt(self, request: PublishRequest, target: Target) -> VolumeRecord:
+        found = find_our_mount(target.path, self._trees)
+        if found is None:
+            raise VolumeConflictError(f"target {printable(target.path, 300)}", "has a mount that is not of this driver")
+        size, files = tree_size(found.path)
+        record = VolumeRecord(
+            volume_id=request.volume_id,
+            target=request.target,
+            state=VolumeState.PUBLISHED,
+            fingerprint=request.fingerprint,
+            reference=str(request.attributes.reference),
+            plan=found.plan,
+            size=size,
+            files=files,
+            pod=request.pod,
+        )
+        self._records.put(record)
+        logger.warning("adopted a mount whose record was lost", volume_id=request.volume_id)
+        return record
+
+    def _show(self, request: PublishRequest, target: Target, artifact: PulledArtifact) -> None:
+        self._records.put(request.record(VolumeState.PUBLISHED, artifact))
+        created = False
+        try:
+            created = target.create(directory=artifact.path.is_dir())
+            bind(artifact.path, target, noexec=request.attributes.noexec)
+        except BaseException:
+            if created:
+                target.remove()
+            self._records.drop(request.volume_id, request.target)
+            raise
+
+    def _take_away(self, target: Target, record: VolumeRecord | None) -> None:
+        if record is None and target.is_mounted() and find_our_mount(target.path, self._trees) is None:
+            logger.warning("left a mount alone that is not of this driver", target=target.path)
+            return
+        unbind(target)
+        try:
+            target.remove()
+        except VolumeBusyError as error:
+            if record:
+                raise
+            logger.warning("left a target alone that is not of this driver", cause=error.message)
+
+    @contextmanager
+    def _hold(self, volume_id: str, path: str) -> Iterator[None]:
+        with self._locks.hold((volume_id, path)):
+            yield
+
+    def _open(self, path: str) -> Target:
+        target = Target.open(path, self._kubelet_dir)
+        if target is None:
+            raise InvalidRequestError(f"path {printable(path, 300)}", "has no parent directory", "create it first")
+        return target
+
+
+def _short(volume_id: str) -> str:
+    return printable(volume_id, 130)
