@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -41,7 +48,7 @@ _REDRAW_SECONDS = 0.1
 _LOG_LEVEL_WARNING = 30
 
 
-class _ReferenceType(click.ParamType):
+class _ReferenceType(click.ParamType[str]):
     name = "reference"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -82,8 +89,14 @@ def _store_options(command: _Command) -> _Command:
 
 def _registry_options(command: _Command) -> _Command:
     for option in (
-        click.option("--registry-config", type=click.Path(path_type=Path, exists=True), help="A docker config.json with credentials."),
-        click.option("-u", "--username", help="The registry's user; give the password with --password-stdin."),
+        click.option(
+            "--registry-config",
+            type=click.Path(path_type=Path, exists=True),
+            help="A docker config.json with credentials.",
+        ),
+        click.option(
+            "-u", "--username", help="The registry's user; give the password with --password-stdin."
+        ),
         click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
     ):
         command = option(command)
@@ -92,12 +105,21 @@ def _registry_options(command: _Command) -> _Command:
 
 def _selection_options(command: _Command) -> _Command:
     for option in (
-        click.option("--platform", default="", help="os/arch[/variant] of an index; the node's own by default."),
+        click.option(
+            "--platform", default="", help="os/arch[/variant] of an index; the node's own by default."
+        ),
         click.option("--include", default="", help="Comma-separated globs of names to keep."),
         click.option("--exclude", default="", help="Comma-separated globs of names to leave out."),
         click.option("--media-types", default="", help="Comma-separated media types of layers to keep."),
-        click.option("--path", "path", default="", help="A directory or file of the artifact that becomes the root."),
-        click.option("--unpack", type=click.Choice(["auto", "never"]), default="auto", help="Whether to unpack archives."),
+        click.option(
+            "--path", "path", default="", help="A directory or file of the artifact that becomes the root."
+        ),
+        click.option(
+            "--unpack",
+            type=click.Choice(["auto", "never"]),
+            default="auto",
+            help="Whether to unpack archives.",
+        ),
     ):
         command = option(command)
     return command
@@ -116,17 +138,34 @@ def _reports_errors(command: _Command) -> _Command:
 
 
 @main.command()
-@click.option("--endpoint", envvar="CSI_ENDPOINT", required=True, help="unix:///path/csi.sock  [env: CSI_ENDPOINT]")
-@click.option("--node-id", envvar="NODE_ID", default="", help="The node's name, as Kubernetes has it.  [env: NODE_ID]")
+@click.option(
+    "--endpoint", envvar="CSI_ENDPOINT", required=True, help="unix:///path/csi.sock  [env: CSI_ENDPOINT]"
+)
+@click.option(
+    "--node-id", envvar="NODE_ID", default="", help="The node's name, as Kubernetes has it.  [env: NODE_ID]"
+)
 @click.option("--mode", type=click.Choice(["node", "controller", "all"]), default="all", show_default=True)
-@click.option("--state-dir", type=click.Path(path_type=Path), default=DEFAULT_STATE_DIR, show_default=True, help="Where artifacts are kept.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STATE_DIR,
+    show_default=True,
+    help="Where artifacts are kept.",
+)
 @click.option(
     "--kubelet-dir", type=click.Path(path_type=Path), default=Path("/var/lib/kubelet"), show_default=True,
     help="Targets must lie below it.",
 )  # fmt: skip
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="The node policy file.")
-@click.option("--metrics-address", default="0.0.0.0:9819", show_default=True, help="Where /metrics and /healthz are served.")
-@click.option("--driver-name", default=DEFAULT_DRIVER_NAME, show_default=True, help="The name of the CSIDriver object.")
+@click.option(
+    "--metrics-address",
+    default="0.0.0.0:9819",
+    show_default=True,
+    help="Where /metrics and /healthz are served.",
+)
+@click.option(
+    "--driver-name", default=DEFAULT_DRIVER_NAME, show_default=True, help="The name of the CSIDriver object."
+)
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
 @_reports_errors
 def serve(log_format: str, **settings: Any) -> None:
@@ -139,7 +178,9 @@ def serve(log_format: str, **settings: Any) -> None:
 
 @main.command()
 @click.argument("reference", type=REFERENCE, metavar="REF")
-@click.option("--to", "directory", type=click.Path(path_type=Path), help="Copy the files to this directory, too.")
+@click.option(
+    "--to", "directory", type=click.Path(path_type=Path), help="Copy the files to this directory, too."
+)
 @_selection_options
 @_registry_options
 @_store_options
@@ -163,12 +204,16 @@ def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) 
         click.echo(json.dumps(document))
     else:
         came = f"{decimal(pulled.fetched)} fetched" if pulled.fetched else "already here"
-        click.echo(f"{pulled.reference}\n{pulled.files} files, {decimal(pulled.size)} ({came})\n{directory or pulled.path}")
+        click.echo(
+            f"{pulled.reference}\n{pulled.files} files, {decimal(pulled.size)} ({came})\n{directory or pulled.path}"
+        )
 
 
 @main.command()
 @click.argument("reference", type=REFERENCE, metavar="REF")
-@click.argument("paths", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True, metavar="PATH...")
+@click.argument(
+    "paths", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True, metavar="PATH..."
+)
 @click.option("--artifact-type", default="", help="The artifactType of the manifest.")
 @_registry_options
 @_store_options
@@ -183,8 +228,17 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
         with _bar(progress, f"pushing {target}"):
             pushed = pushes.push(client, target, files, artifact_type, progress)
     pinned = target.pinned(pushed.digest)
-    document = {"reference": str(pinned), "digest": str(pushed.digest), "bytes": pushed.size, "sentBytes": pushed.sent}
-    click.echo(json.dumps(document) if as_json else f"{pinned}\n{len(files)} files, {decimal(pushed.size)} ({decimal(pushed.sent)} sent)")
+    document = {
+        "reference": str(pinned),
+        "digest": str(pushed.digest),
+        "bytes": pushed.size,
+        "sentBytes": pushed.sent,
+    }
+    click.echo(
+        json.dumps(document)
+        if as_json
+        else f"{pinned}\n{len(files)} files, {decimal(pushed.size)} ({decimal(pushed.sent)} sent)"
+    )
 
 
 @main.command()
@@ -241,7 +295,9 @@ def store_ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001
             "bytes": artifact.size,
             "localBytes": artifact.size,
             "volumes": artifact.volumes,
-            "lastUsed": datetime.fromtimestamp(artifact.last_used, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "lastUsed": datetime.fromtimestamp(artifact.last_used, UTC)
+            .isoformat(timespec="seconds")
+            .replace("+00:00", "Z"),
         }
         for artifact in artifacts
     ]
@@ -249,11 +305,21 @@ def store_ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001
         click.echo(json.dumps(documents))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, justify in (("DIGEST", "left"), ("SIZE", "right"), ("VOLUMES", "right"), ("LAST USED", "left"), ("REFERENCES", "left")):
+    for column, justify in (
+        ("DIGEST", "left"),
+        ("SIZE", "right"),
+        ("VOLUMES", "right"),
+        ("LAST USED", "left"),
+        ("REFERENCES", "left"),
+    ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for artifact, document in zip(artifacts, documents, strict=True):
         table.add_row(
-            artifact.digest.short, decimal(artifact.size), str(artifact.volumes), str(document["lastUsed"]), "\n".join(artifact.references)
+            artifact.digest.short,
+            decimal(artifact.size),
+            str(artifact.volumes),
+            str(document["lastUsed"]),
+            "\n".join(artifact.references),
         )
     _console().print(table)
 
@@ -324,7 +390,13 @@ def _bar(progress: TransferProgress, title: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with _Bar(progress, title, *columns, console=console, transient=True):
         yield
 
@@ -350,13 +422,15 @@ def _copy(pulled: PulledArtifact, directory: Path) -> None:
         else:
             _copy_file(pulled.path, directory / pulled.path.name)
     except OSError as error:
-        raise InvalidRequestError(f"directory {directory}", f"cannot be written ({error.strerror})") from error
+        raise InvalidRequestError(
+            f"directory {directory}", f"cannot be written ({error.strerror})"
+        ) from error
 
 
 def _copy_file(source: Any, target: Any) -> None:
     """Copy bytes and an executable bit; the files belong to whoever asked, not to the store."""
     shutil.copyfile(source, target)
-    os.chmod(target, 0o755 if os.stat(source).st_mode & 0o111 else 0o644)  # noqa: PTH101, PTH116, S103 (shutil gives text)
+    os.chmod(target, 0o755 if os.stat(source).st_mode & 0o111 else 0o644)  # noqa: PTH101, PTH116 (shutil gives text)
 
 
 def _print_plan(document: dict[str, Any], plan: Plan) -> None:
@@ -369,7 +443,9 @@ def _print_plan(document: dict[str, Any], plan: Plan) -> None:
         components = entry.name.components
         for depth in range(1, len(components)):
             if components[:depth] not in branches:
-                branches[components[:depth]] = branches[components[: depth - 1]].add(Text(f"{components[depth - 1]}/"))
+                branches[components[:depth]] = branches[components[: depth - 1]].add(
+                    Text(f"{components[depth - 1]}/")
+                )
         label = Text(f"{components[-1]}  ")
         label.append(f"{decimal(entry.blob.size)}, layer {entry.layer}, by {entry.rule}", style="dim")
         branches[components[:-1]].add(label)

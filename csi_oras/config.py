@@ -20,7 +20,17 @@ from csi_oras.telemetry.logs import logger
 
 RELOAD_SECONDS = 5.0
 _LARGEST_FILE = 1 << 20
-_UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS = {
+    "": 1,
+    "Ki": 1 << 10,
+    "Mi": 1 << 20,
+    "Gi": 1 << 30,
+    "Ti": 1 << 40,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+}
 _SIZE = re.compile(r"(\d+)(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _DURATION = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _MOST_PERCENT = 100
@@ -120,7 +130,9 @@ def _read_section(section: type[_Section], node: yaml.Node) -> _Section:
     for key_node, value_node in node.value:
         known = fields.get(key_node.value) if isinstance(key_node, yaml.ScalarNode) else None
         if known is None:
-            raise _WrongValueError(key_node, f'key "{key_node.value}" is not known (there are: {", ".join(fields)})')
+            raise _WrongValueError(
+                key_node, f'key "{key_node.value}" is not known (there are: {", ".join(fields)})'
+            )
         if known.name in values:
             raise _WrongValueError(key_node, f'key "{key_node.value}" is given twice')
         try:
@@ -166,7 +178,9 @@ class CredentialsPolicy:
 
     docker_config: tuple[str, ...] = _key("dockerConfig", _list_of(_text), ())
     providers: ProvidersPolicy = _key("providers", _section(ProvidersPolicy), ProvidersPolicy())
-    service_account_tokens: tuple[TokenPolicy, ...] = _key("serviceAccountTokens", _list_of(_section(TokenPolicy)), ())
+    service_account_tokens: tuple[TokenPolicy, ...] = _key(
+        "serviceAccountTokens", _list_of(_section(TokenPolicy)), ()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +268,9 @@ class Policy:
     limits: LimitsPolicy = _key("limits", _section(LimitsPolicy), LimitsPolicy())
     store: StorePolicy = _key("store", _section(StorePolicy), StorePolicy())
     prefetch: tuple[PrefetchPolicy, ...] = _key("prefetch", _list_of(_section(PrefetchPolicy)), ())
-    verification: tuple[VerificationPolicy, ...] = _key("verification", _list_of(_section(VerificationPolicy)), ())
+    verification: tuple[VerificationPolicy, ...] = _key(
+        "verification", _list_of(_section(VerificationPolicy)), ()
+    )
     write_back: WriteBackPolicy = _key("writeBack", _section(WriteBackPolicy), WriteBackPolicy())
     lazy: LazyPolicy = _key("lazy", _section(LazyPolicy), LazyPolicy())
 
@@ -269,12 +285,18 @@ def parse(text: str, source: str) -> Policy:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         policy = _read_section(Policy, node) if node is not None else Policy()
     except _WrongValueError as error:
-        raise InvalidConfigError(f"{source}, line {error.line}", printable(str(error), 500), "correct it") from None
+        raise InvalidConfigError(
+            f"{source}, line {error.line}", printable(str(error), 500), "correct it"
+        ) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise InvalidConfigError(f"{source}, line {line}", f"is not YAML ({error.problem})", "correct it") from None
+        raise InvalidConfigError(
+            f"{source}, line {line}", f"is not YAML ({error.problem})", "correct it"
+        ) from None
     except (yaml.YAMLError, RecursionError) as error:
-        raise InvalidConfigError(source, f"is not YAML ({printable(str(error), 200)})", "correct it") from None
+        raise InvalidConfigError(
+            source, f"is not YAML ({printable(str(error), 200)})", "correct it"
+        ) from None
     _check_release(policy, source)
     return policy
 
@@ -320,7 +342,9 @@ def _read(path: Path) -> str:
             raise InvalidConfigError(f"policy file {path}", f"is larger than {_LARGEST_FILE} bytes")
         return content.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfigError(f"policy file {path}", f"cannot be read ({error})", "check --config") from error
+        raise InvalidConfigError(
+            f"policy file {path}", f"cannot be read ({error})", "check --config"
+        ) from error
 
 
 class PolicyWatcher:

@@ -36,5 +36,7 @@ def _name(layer: Descriptor, subject: str) -> tuple[Name, str]:
         return Name.parse(title), "title"
     except UnsafeNameError as error:
         raise HostileContentError(
-            subject, f'title "{printable(title, 80)}" {error}', "push the artifact again under a plain relative name"
+            subject,
+            f'title "{printable(title, 80)}" {error}',
+            "push the artifact again under a plain relative name",
         ) from None

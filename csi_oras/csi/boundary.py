@@ -15,13 +15,15 @@ from csi_oras.errors import CsiOrasError
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 
-_QUIET = frozenset({"Probe", "NodeGetCapabilities", "NodeGetVolumeStats", "GetPluginInfo", "GetPluginCapabilities"})
+_QUIET = frozenset(
+    {"Probe", "NodeGetCapabilities", "NodeGetVolumeStats", "GetPluginInfo", "GetPluginCapabilities"}
+)
 _POD = "csi.storage.k8s.io/pod."
 
 Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
 
-class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class Boundary(grpc.aio.ServerInterceptor):
     """Wraps each handler of the server."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -45,8 +47,6 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             started, code = time.monotonic(), grpc.StatusCode.CANCELLED
             try:
                 response = await handle(request, context)
-                code = grpc.StatusCode.OK
-                return response
             except CsiOrasError as error:
                 code = code_of(error)
                 _log_refusal(code, error)
@@ -56,6 +56,9 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 if code is grpc.StatusCode.INTERNAL:
                     await context.abort(code, "internal error, see the driver's log")
                 raise
+            else:
+                code = grpc.StatusCode.OK
+                return response
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.observe_operation(method, go_name(code), seconds)

@@ -24,7 +24,9 @@ class Identity(csi_pb2_grpc.IdentityServicer):
         return csi_pb2.GetPluginInfoResponse(name=self._driver_name, vendor_version=csi_oras.__version__)
 
     async def GetPluginCapabilities(  # noqa: N802
-        self, request: Any, context: Any  # noqa: ARG002
+        self,
+        request: Any,
+        context: Any,  # noqa: ARG002
     ) -> csi_pb2.GetPluginCapabilitiesResponse:
         """There is a controller; volumes are the same on every node, so there is no topology."""
         service = csi_pb2.PluginCapability.Service(type=csi_pb2.PluginCapability.Service.CONTROLLER_SERVICE)

@@ -36,7 +36,9 @@ class Node(csi_pb2_grpc.NodeServicer):
         return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)
 
     async def NodeGetCapabilities(  # noqa: N802
-        self, request: Any, context: Any  # noqa: ARG002
+        self,
+        request: Any,
+        context: Any,  # noqa: ARG002
     ) -> csi_pb2.NodeGetCapabilitiesResponse:
         """Statistics, and no staging: a tree is shared as it is."""
         kind = csi_pb2.NodeServiceCapability.RPC
@@ -55,7 +57,9 @@ class Node(csi_pb2_grpc.NodeServicer):
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(  # noqa: N802
-        self, request: csi_pb2.NodeUnpublishVolumeRequest, context: Any  # noqa: ARG002
+        self,
+        request: csi_pb2.NodeUnpublishVolumeRequest,
+        context: Any,  # noqa: ARG002
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
         """Take the volume away, with everything stacked on its target."""
         volume_id = requests.parse_volume_id(request.volume_id)
@@ -64,7 +68,9 @@ class Node(csi_pb2_grpc.NodeServicer):
         return csi_pb2.NodeUnpublishVolumeResponse()
 
     async def NodeGetVolumeStats(  # noqa: N802
-        self, request: csi_pb2.NodeGetVolumeStatsRequest, context: Any  # noqa: ARG002
+        self,
+        request: csi_pb2.NodeGetVolumeStatsRequest,
+        context: Any,  # noqa: ARG002
     ) -> csi_pb2.NodeGetVolumeStatsResponse:
         """The artifact's own bytes and files, from its record: the file system's are the node's."""
         volume_id = requests.parse_volume_id(request.volume_id)
@@ -72,11 +78,16 @@ class Node(csi_pb2_grpc.NodeServicer):
         found = await self._run(self._volumes.statistics, volume_id, path)
         usage = [
             csi_pb2.VolumeUsage(unit=unit, total=total, used=total)
-            for unit, total in ((csi_pb2.VolumeUsage.BYTES, found.size), (csi_pb2.VolumeUsage.INODES, found.files))
+            for unit, total in (
+                (csi_pb2.VolumeUsage.BYTES, found.size),
+                (csi_pb2.VolumeUsage.INODES, found.files),
+            )
         ]
         return csi_pb2.NodeGetVolumeStatsResponse(usage=usage)
 
-    async def _outcome(self, wanted: PublishRequest, job: Job[PulledArtifact], patience: float) -> PulledArtifact:
+    async def _outcome(
+        self, wanted: PublishRequest, job: Job[PulledArtifact], patience: float
+    ) -> PulledArtifact:
         """Wait for a pull as long as the caller waits for us; the pull itself goes on."""
         with self._jobs.waiting(job):
             if not await _ended(job, patience):
@@ -95,7 +106,11 @@ class Node(csi_pb2_grpc.NodeServicer):
 
 def _patience(context: Any) -> float:
     remaining = context.time_remaining()
-    return PATIENCE_SECONDS if remaining is None else max(0.0, min(PATIENCE_SECONDS, remaining - _ANSWER_SECONDS))
+    return (
+        PATIENCE_SECONDS
+        if remaining is None
+        else max(0.0, min(PATIENCE_SECONDS, remaining - _ANSWER_SECONDS))
+    )
 
 
 async def _ended(job: Job[PulledArtifact], seconds: float) -> bool:

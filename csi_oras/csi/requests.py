@@ -43,7 +43,9 @@ def parse_publish(request: csi_pb2.NodePublishVolumeRequest) -> PublishRequest:
     inline = context.get(_EPHEMERAL) == "true"
     if inline and not all(context.get(key) for key in _POD_KEYS):
         raise InvalidRequestError(
-            "inline volume", "comes without its pod's name", "set podInfoOnMount: true in the CSIDriver object"
+            "inline volume",
+            "comes without its pod's name",
+            "set podInfoOnMount: true in the CSIDriver object",
         )
     variables = pod_variables(context) if inline else claim_variables(context)
     wanted = dict(context)
@@ -107,7 +109,9 @@ def check_capabilities(capabilities: Iterable[csi_pb2.VolumeCapability]) -> None
     """
     for capability in capabilities:
         if capability.HasField("block"):
-            raise InvalidRequestError("volume_capability", "asks for a block volume", "set volumeMode: Filesystem")
+            raise InvalidRequestError(
+                "volume_capability", "asks for a block volume", "set volumeMode: Filesystem"
+            )
         if not capability.HasField("mount"):
             raise InvalidRequestError("volume_capability", "names no access type", "set mount")
         if capability.access_mode.mode not in ACCESS_MODES:
@@ -119,13 +123,17 @@ def check_capabilities(capabilities: Iterable[csi_pb2.VolumeCapability]) -> None
         for flag in capability.mount.mount_flags:
             if flag not in _MOUNT_FLAGS:
                 known = ", ".join(sorted(_MOUNT_FLAGS))
-                raise InvalidRequestError(f'mount flag "{printable(flag, 40)}"', "is not served", f"leave it out, or use {known}")
+                raise InvalidRequestError(
+                    f'mount flag "{printable(flag, 40)}"', "is not served", f"leave it out, or use {known}"
+                )
 
 
 def _fingerprint(request: csi_pb2.NodePublishVolumeRequest) -> str:
     """Digest what a user asked for; what the cluster adds may change between two calls for one volume."""
     own: list[Any] = sorted(
-        (key, value) for key, value in request.volume_context.items() if not volume_attributes.is_from_kubernetes(key)
+        (key, value)
+        for key, value in request.volume_context.items()
+        if not volume_attributes.is_from_kubernetes(key)
     )
     capability = request.volume_capability
     flags = sorted(capability.mount.mount_flags)

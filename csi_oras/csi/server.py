@@ -26,7 +26,12 @@ class Server:
     """Identity, and controller and node where they are given."""
 
     def __init__(
-        self, endpoint: str, metrics: Metrics, identity: Identity, controller: Controller | None, node: Node | None
+        self,
+        endpoint: str,
+        metrics: Metrics,
+        identity: Identity,
+        controller: Controller | None,
+        node: Node | None,
     ) -> None:
         self._path = socket_path(endpoint)
         self._server = grpc.aio.server(
@@ -55,7 +60,9 @@ class Server:
             self._inode = private.stat().st_ino
             private.rename(self._path)
         except (OSError, RuntimeError) as error:
-            raise InvalidConfigError(f"endpoint {self._path}", f"cannot be listened on ({error})", "check --endpoint") from error
+            raise InvalidConfigError(
+                f"endpoint {self._path}", f"cannot be listened on ({error})", "check --endpoint"
+            ) from error
         finally:
             os.umask(previous)
 
@@ -78,9 +85,13 @@ def socket_path(endpoint: str) -> Path:
     path = endpoint.removeprefix(_SCHEME).removeprefix("unix:")
     if not path.startswith("/") or not path.endswith(".sock"):
         raise InvalidConfigError(
-            f'endpoint "{printable(endpoint, 200)}"', "is not a unix socket", "write it as unix:///path/name.sock"
+            f'endpoint "{printable(endpoint, 200)}"',
+            "is not a unix socket",
+            "write it as unix:///path/name.sock",
         )
     private = f"{Path(path).parent}/.{Path(path).name}.{os.getpid()}"
     if len(os.fsencode(private)) > _LONGEST_SOCKET_PATH:
-        raise InvalidConfigError(f"endpoint {path}", "is too long for a unix socket", "choose a shorter directory")
+        raise InvalidConfigError(
+            f"endpoint {path}", "is too long for a unix socket", "choose a shorter directory"
+        )
     return Path(path)

@@ -1,5 +1,7 @@
-"""Which gRPC code each error is. The kubelet retries ABORTED, UNAVAILABLE, RESOURCE_EXHAUSTED, CANCELLED and
-DEADLINE_EXCEEDED knowing that a volume may be there, and takes every other code as final.
+"""Which gRPC code each error is.
+
+The kubelet retries ABORTED, UNAVAILABLE, RESOURCE_EXHAUSTED, CANCELLED and DEADLINE_EXCEEDED knowing that a
+volume may be there, and takes every other code as final.
 """
 
 import grpc

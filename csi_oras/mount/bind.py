@@ -34,7 +34,9 @@ def bind(source: Path, target: Target, *, noexec: bool) -> None:
 
 
 def _attach(source: Path, target: Target, *, noexec: bool) -> None:
-    detached = kernel.open_tree(kernel.AT_FDCWD, str(source), kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC)
+    detached = kernel.open_tree(
+        kernel.AT_FDCWD, str(source), kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
+    )
     try:
         attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
         kernel.mount_setattr(
@@ -77,7 +79,9 @@ def unbind(target: Target) -> None:
             _unmount(target)
         except OSError as error:
             raise VolumeBusyError(
-                f"target {printable(target.path, 300)}", f"cannot be unmounted ({error.strerror})", "it is tried again"
+                f"target {printable(target.path, 300)}",
+                f"cannot be unmounted ({error.strerror})",
+                "it is tried again",
             ) from error
     raise VolumeBusyError(f"target {printable(target.path, 300)}", "is mounted again and again")
 

@@ -38,17 +38,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _MountAttributes(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
 
 
 class _OpenHow(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
 
 
 class _Statx(ctypes.Structure):
     """struct statx as far as we read it (linux/stat.h); 256 bytes in all."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("mask", ctypes.c_uint32),
         ("blksize", ctypes.c_uint32),
         ("attributes", ctypes.c_uint64),
@@ -91,7 +91,11 @@ def open_beneath(directory: int, path: str, flags: int) -> int:
     """Open `path` below a directory descriptor; nothing on the way may lead out of it (openat2, Linux 5.6)."""
     how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
     return _syscall(
-        _OPENAT2, ctypes.c_int(directory), os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+        _OPENAT2,
+        ctypes.c_int(directory),
+        os.fsencode(path),
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
     )
 
 
@@ -133,7 +137,11 @@ def mount_point(directory: int, name: str) -> MountPoint:
     flags = AT_SYMLINK_NOFOLLOW | _AT_STATX_DONT_SYNC
     _check(
         _libc.statx(
-            ctypes.c_int(directory), os.fsencode(name), ctypes.c_int(flags), ctypes.c_uint(_STATX_MNT_ID), ctypes.byref(found)
+            ctypes.c_int(directory),
+            os.fsencode(name),
+            ctypes.c_int(flags),
+            ctypes.c_uint(_STATX_MNT_ID),
+            ctypes.byref(found),
         )
     )
     return MountPoint(bool(found.attributes & _STATX_ATTR_MOUNT_ROOT), int(found.mnt_id))

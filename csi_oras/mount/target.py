@@ -43,7 +43,9 @@ class Target:
         except FileNotFoundError:
             return None
         except OSError as error:  # EXDEV and ELOOP: a link leads out; ENOTDIR: a file is in the way
-            raise _invalid(path, f"leads out of the kubelet directory or through a file ({error.strerror})") from error
+            raise _invalid(
+                path, f"leads out of the kubelet directory or through a file ({error.strerror})"
+            ) from error
         finally:
             os.close(root)
 
@@ -104,7 +106,9 @@ class Target:
         if self.exists():
             is_directory = stat.S_ISDIR(os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode)
             if is_directory != directory:
-                raise _invalid(self.path, f"is a {'directory' if is_directory else 'file'}, the volume is not")
+                raise _invalid(
+                    self.path, f"is a {'directory' if is_directory else 'file'}, the volume is not"
+                )
             return False
         if directory:
             os.mkdir(self.name, 0o750, dir_fd=self.parent)
@@ -136,7 +140,9 @@ def _busy(path: str, error: OSError) -> CsiOrasError:
         return VolumeBusyError(
             f"target {printable(path, 300)}", "holds files that are not of this driver", "move them away"
         )
-    return VolumeBusyError(f"target {printable(path, 300)}", f"cannot be removed yet ({error.strerror})", "it is tried again")
+    return VolumeBusyError(
+        f"target {printable(path, 300)}", f"cannot be removed yet ({error.strerror})", "it is tried again"
+    )
 
 
 def _relative(path: str, kubelet_dir: Path) -> str:

@@ -25,7 +25,7 @@ class Descriptor:
     media_type: str
     digest: Digest
     size: int
-    annotations: Mapping[str, str] = field(default=_NONE, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=lambda: _NONE, hash=False)
     platform: Platform | None = None
     artifact_type: str = ""
 
@@ -33,7 +33,10 @@ class Descriptor:
     def of(cls, content: bytes, media_type: str, annotations: Mapping[str, str] = _NONE) -> Self:
         """Describe `content`."""
         return cls(
-            media_type=media_type, digest=Digest.of(content), size=len(content), annotations=MappingProxyType(dict(annotations))
+            media_type=media_type,
+            digest=Digest.of(content),
+            size=len(content),
+            annotations=MappingProxyType(dict(annotations)),
         )
 
     @classmethod
@@ -59,7 +62,11 @@ class Descriptor:
 
     def to_json(self) -> dict[str, Any]:
         """Return the members that a manifest holds."""
-        document: dict[str, Any] = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
+        document: dict[str, Any] = {
+            "mediaType": self.media_type,
+            "digest": str(self.digest),
+            "size": self.size,
+        }
         if self.annotations:
             document["annotations"] = dict(self.annotations)
         return document

@@ -43,7 +43,9 @@ class Digest:
         algorithm, encoded = match.groups()
         if algorithm not in _HEX_LENGTH:
             raise UnsupportedContentError(
-                f"digest {_quoted(text)}", f"algorithm {printable(algorithm, 40)} is not supported", "use sha256"
+                f"digest {_quoted(text)}",
+                f"algorithm {printable(algorithm, 40)} is not supported",
+                "use sha256",
             )
         if len(encoded) != _HEX_LENGTH[algorithm] or not _HEX.fullmatch(encoded):
             raise HostileContentError(

@@ -30,7 +30,9 @@ def parse_object(content: bytes, subject: str) -> dict[str, Any]:
         raise HostileContentError(subject, str(error)) from None
     except ValueError:
         start = printable(content[:40].decode("utf-8", "replace"))
-        raise BadResponseError(subject, f'is not JSON but begins with "{start}"', "check the address") from None
+        raise BadResponseError(
+            subject, f'is not JSON but begins with "{start}"', "check the address"
+        ) from None
     if not isinstance(document, dict):
         raise HostileContentError(subject, "is not a JSON object")
     return document
@@ -53,19 +55,21 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def text(document: dict[str, Any], key: str, subject: str, default: str | None = None) -> str:
     """Return a string member; absent or null is `default`, if there is one."""
-    return _member(document, key, subject, default, lambda value: isinstance(value, str), "a string")
+    found: str = _member(document, key, subject, default, lambda value: isinstance(value, str), "a string")
+    return found
 
 
 def integer(document: dict[str, Any], key: str, subject: str) -> int:
     """Return an integer member between 0 and `LARGEST_INTEGER`."""
-    return _member(
-        document, key, subject, None, lambda value: type(value) is int and 0 <= value <= LARGEST_INTEGER, "a size"
-    )
+    found: int = _member(document, key, subject, None, _is_size, "a size")
+    return found
 
 
 def objects(document: dict[str, Any], key: str, subject: str) -> list[dict[str, Any]]:
     """Return a required member that is a list of objects."""
-    found: list[dict[str, Any]] = _member(document, key, subject, None, _is_list_of_objects, "a list of objects")
+    found: list[dict[str, Any]] = _member(
+        document, key, subject, None, _is_list_of_objects, "a list of objects"
+    )
     return found
 
 
@@ -73,13 +77,20 @@ def optional_object(document: dict[str, Any], key: str, subject: str) -> dict[st
     """Return a member that is an object, or None where it is absent or null."""
     if document.get(key) is None:
         return None
-    found: dict[str, Any] = _member(document, key, subject, None, lambda value: isinstance(value, dict), "an object")
+    found: dict[str, Any] = _member(
+        document, key, subject, None, lambda value: isinstance(value, dict), "an object"
+    )
     return found
 
 
 def texts(document: dict[str, Any], key: str, subject: str) -> dict[str, str]:
     """Return a member that maps strings to strings; absent or null is empty."""
-    return _member(document, key, subject, {}, _is_map_of_texts, "a map of strings")
+    found: dict[str, str] = _member(document, key, subject, {}, _is_map_of_texts, "a map of strings")
+    return found
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_INTEGER  # neither true nor 1.0 is a size
 
 
 def _is_list_of_objects(value: object) -> bool:

@@ -75,7 +75,9 @@ def _refusal(text: str) -> str:
         return "holds a control character"
     if _INVISIBLE.search(text):
         return "holds an invisible or direction-changing character"
-    if "\\" in text or ":" in text:  # drives, streams and separators elsewhere; nobody could push it on from there
+    if (
+        "\\" in text or ":" in text
+    ):  # drives, streams and separators elsewhere; nobody could push it on from there
         return "holds a backslash or a colon"
     if text.startswith("/"):
         return "is absolute"

@@ -38,7 +38,9 @@ class Platform:
         match = _GRAMMAR.fullmatch(text)
         if match is None:
             raise InvalidRequestError(
-                f'platform "{printable(text, 80)}"', "is not a platform", "write it as os/arch or os/arch/variant"
+                f'platform "{printable(text, 80)}"',
+                "is not a platform",
+                "write it as os/arch or os/arch/variant",
             )
         return cls(match[1], match[2], match[3] or "")
 

@@ -96,7 +96,9 @@ def _split_tag(text: str, rest: str) -> tuple[str, str | None]:
 
 def _parse_repository(text: str, name: str) -> Repository:
     first, slash, rest = name.partition("/")
-    is_host = bool(slash) and (bool(set(".:[") & set(first)) or first == "localhost" or first.lower() != first)
+    is_host = bool(slash) and (
+        bool(set(".:[") & set(first)) or first == "localhost" or first.lower() != first
+    )
     host, repository = (first, rest) if is_host else (DOCKER_HUB, name)
     if host in ("index.docker.io", "registry-1.docker.io"):
         host = DOCKER_HUB
@@ -107,7 +109,9 @@ def _parse_repository(text: str, name: str) -> Repository:
         raise _invalid(text, f"the repository is longer than {_LONGEST_REPOSITORY} characters")
     if not _REPOSITORY.fullmatch(repository):
         raise _invalid(
-            text, f'"{printable(repository, 80)}" is not a repository name', "use lower-case letters, digits and . _ - /"
+            text,
+            f'"{printable(repository, 80)}" is not a repository name',
+            "use lower-case letters, digits and . _ - /",
         )
     return Repository(registry=host.lower(), name=repository)
 
@@ -123,5 +127,7 @@ def _check_host(text: str, host: str) -> None:
             raise _invalid(text, f'"{printable(host, 80)}" is not a host') from None
 
 
-def _invalid(text: str, cause: str, remedy: str = "write it as registry/repository:tag or @digest") -> InvalidRequestError:
+def _invalid(
+    text: str, cause: str, remedy: str = "write it as registry/repository:tag or @digest"
+) -> InvalidRequestError:
     return InvalidRequestError(f'reference "{printable(text, 120)}"', cause, remedy)

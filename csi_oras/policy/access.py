@@ -24,5 +24,7 @@ class RepositoryRules:
         denied = any(glob.matches(name) for glob in self.deny)
         if denied or not any(glob.matches(name) for glob in self.allow):
             raise AccessDeniedError(
-                name, "node policy does not allow this repository", "ask the cluster's administrator (registries.allow)"
+                name,
+                "node policy does not allow this repository",
+                "ask the cluster's administrator (registries.allow)",
             )

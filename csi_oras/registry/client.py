@@ -19,8 +19,8 @@ from csi_oras.errors import (
     DigestMismatchError,
     RegistryUnavailableError,
     SizeMismatchError,
-    UnauthenticatedError,
     UnacceptableError,
+    UnauthenticatedError,
     printable,
 )
 from csi_oras.oci import document as json
@@ -113,13 +113,17 @@ class RepositoryClient:
 
     def _manifest(self, identifier: str, limit: int, expected: Digest | None) -> FetchedManifest:
         subject = self._named(identifier)
-        with self._get("GET", f"/manifests/{identifier}", subject, {"Accept": ", ".join(media_types.ACCEPTED)}) as response:
+        with self._get(
+            "GET", f"/manifests/{identifier}", subject, {"Accept": ", ".join(media_types.ACCEPTED)}
+        ) as response:
             self._expect(response, subject, _OK)
             content = response.read(limit)
             media_type = response.header("Content-Type").partition(";")[0].strip().lower()
         digest = Digest.of(content) if expected is None else _digest_like(expected, content)
         if expected is not None and digest != expected:
-            raise DigestMismatchError(subject, f"the registry sent a manifest with digest {digest}", "report it")
+            raise DigestMismatchError(
+                subject, f"the registry sent a manifest with digest {digest}", "report it"
+            )
         return FetchedManifest(content=content, digest=digest, media_type=media_type)
 
     def digest_hint(self, tag: str) -> Digest | None:
@@ -132,7 +136,9 @@ class RepositoryClient:
 
     def _digest_hint(self, tag: str) -> Digest | None:
         subject = self._named(tag)
-        with self._get("HEAD", f"/manifests/{tag}", subject, {"Accept": ", ".join(media_types.ACCEPTED)}) as response:
+        with self._get(
+            "HEAD", f"/manifests/{tag}", subject, {"Accept": ", ".join(media_types.ACCEPTED)}
+        ) as response:
             self._expect(response, subject, _OK)
             response.read(0)
             try:
@@ -156,7 +162,9 @@ class RepositoryClient:
         headers = {"Range": f"bytes={start}-{last}"} if ranged else {}
         with self._get("GET", f"/blobs/{blob.digest}", subject, headers) as response:
             if response.status == _RANGE_NOT_SATISFIABLE:
-                raise SizeMismatchError(subject, f"has fewer than the {blob.size} bytes it should have", "report it")
+                raise SizeMismatchError(
+                    subject, f"has fewer than the {blob.size} bytes it should have", "report it"
+                )
             self._expect(response, subject, _OK, _PARTIAL)
             if response.header("Content-Encoding").lower() not in ("", "identity"):
                 raise BadResponseError(subject, "comes encoded, though that was not asked for")
@@ -165,7 +173,9 @@ class RepositoryClient:
                 _check_range(response.header("Content-Range"), start, last, blob.size, subject)
             elif (length := response.header("Content-Length")) and length != str(blob.size):
                 raise SizeMismatchError(
-                    subject, f"has {printable(length, 20)} bytes instead of {blob.size}", "push it again, or report it"
+                    subject,
+                    f"has {printable(length, 20)} bytes instead of {blob.size}",
+                    "push it again, or report it",
                 )
             yield BlobStream(response, start if partial else 0, partial=partial)
 
@@ -175,7 +185,9 @@ class RepositoryClient:
         Raises:
             UnobtainableError: the registry does not say.
         """
-        with self._get("HEAD", f"/blobs/{digest}", self._named(str(digest)), {}, actions="pull,push") as response:
+        with self._get(
+            "HEAD", f"/blobs/{digest}", self._named(str(digest)), {}, actions="pull,push"
+        ) as response:
             response.read(0)
             if response.status == _NOT_FOUND:
                 return False
@@ -190,12 +202,16 @@ class RepositoryClient:
             BadResponseError: the upload is sent to another origin.
         """
         subject = self._named(str(blob.digest))
-        with self._get("POST", "/blobs/uploads/", subject, {"Content-Length": "0"}, actions="pull,push") as response:
+        with self._get(
+            "POST", "/blobs/uploads/", subject, {"Content-Length": "0"}, actions="pull,push"
+        ) as response:
             response.read(_LARGEST_ERROR)
             self._expect(response, subject, _ACCEPTED)
             location = urljoin(f"{self._base}/blobs/uploads/", response.header("Location"))
         if Origin.of(location) != self._origin:
-            raise BadResponseError(subject, "the registry wants the upload sent to another host")  # CVE-2026-50151
+            raise BadResponseError(
+                subject, "the registry wants the upload sent to another host"
+            )  # CVE-2026-50151
         url = f"{location}{'&' if '?' in location else '?'}digest={blob.digest}"
         headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
         with self._send("PUT", url, headers, "pull,push", source) as response:
@@ -267,7 +283,9 @@ class RepositoryClient:
         return self._transport.request(method, url, {**headers, "Authorization": answer.reveal()})
 
     def _ask(self, access: Access) -> Secret | None:
-        with self._transport.request("GET", f"{hosts.base_url(self.repository.registry)}/v2/", {}) as response:
+        with self._transport.request(
+            "GET", f"{hosts.base_url(self.repository.registry)}/v2/", {}
+        ) as response:
             if response.status != _UNAUTHORIZED:
                 return None
             return self._tokens.answer(access, response.header("WWW-Authenticate"))
@@ -287,10 +305,13 @@ def _digest_like(expected: Digest, content: bytes) -> Digest:
 def _check_range(content_range: str, start: int, last: int, size: int, subject: str) -> None:
     total = content_range.rpartition("/")[2]
     if total.isdigit() and total != str(size):
-        raise SizeMismatchError(subject, f"has {printable(total, 20)} bytes instead of {size}", "push it again, or report it")
+        raise SizeMismatchError(
+            subject, f"has {printable(total, 20)} bytes instead of {size}", "push it again, or report it"
+        )
     if content_range.replace(" ", "") not in (f"bytes{start}-{last}/{size}", f"bytes{start}-{last}/*"):
         raise BadResponseError(
-            subject, f'asked for bytes {start}-{last} of {size}, the registry sends "{printable(content_range, 60)}"'
+            subject,
+            f'asked for bytes {start}-{last} of {size}, the registry sends "{printable(content_range, 60)}"',
         )
 
 
@@ -309,10 +330,14 @@ def _failure(status: int, subject: str, quote: str, credential: Credential | Non
     if status == _UNAUTHORIZED:
         if credential is None:
             return UnauthenticatedError(
-                subject, f"the registry wants a credential{quote}", "name a secret for the volume (nodePublishSecretRef)"
+                subject,
+                f"the registry wants a credential{quote}",
+                "name a secret for the volume (nodePublishSecretRef)",
             )
         return UnauthenticatedError(
-            subject, f"the registry refuses the credential from {credential.source}{quote}", "correct the secret"
+            subject,
+            f"the registry refuses the credential from {credential.source}{quote}",
+            "correct the secret",
         )
     if status == _FORBIDDEN:
         who = f"the credential from {credential.source}" if credential else "an anonymous user"
@@ -320,8 +345,12 @@ def _failure(status: int, subject: str, quote: str, credential: Credential | Non
     if status == _NOT_FOUND:
         return ArtifactNotFoundError(subject, f"the registry does not have it{quote}", "check the reference")
     if status in (_REQUEST_TIMEOUT, _TOO_MANY) or status >= _SERVER_FAILED:
-        return RegistryUnavailableError(subject, f"the registry answers with status {status}{quote}", "it is tried again")
-    return BadResponseError(subject, f"the registry answers with status {status}{quote}", "check that it is a registry")
+        return RegistryUnavailableError(
+            subject, f"the registry answers with status {status}{quote}", "it is tried again"
+        )
+    return BadResponseError(
+        subject, f"the registry answers with status {status}{quote}", "check that it is a registry"
+    )
 
 
 class Registries:

@@ -69,7 +69,9 @@ def _entries(config: Secret, source: str) -> Iterator[tuple[str, dict[str, Any]]
     auths = document.get("auths") if isinstance(document, dict) else None
     if not isinstance(auths, dict):
         raise UnauthenticatedError(
-            source, f'{DOCKER_CONFIG_KEY} is not a docker config with "auths"', "see: kubectl create secret docker-registry"
+            source,
+            f'{DOCKER_CONFIG_KEY} is not a docker config with "auths"',
+            "see: kubectl create secret docker-registry",
         )
     for key, entry in auths.items():
         if isinstance(entry, dict):

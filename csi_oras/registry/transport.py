@@ -115,10 +115,14 @@ class Response:
         except (OSError, http.client.HTTPException) as error:
             raise unreachable(self.origin, error) from error
         if len(body) > limit:
-            raise BadResponseError(str(self.origin), f"sent more than the {limit} bytes that are allowed here")
+            raise BadResponseError(
+                str(self.origin), f"sent more than the {limit} bytes that are allowed here"
+            )
         declared = self.header("Content-Length")
         if declared.isdigit() and int(declared) != len(body) and self._connection_has_body():
-            raise RegistryUnavailableError(str(self.origin), "broke off in the middle of an answer", "it is tried again")
+            raise RegistryUnavailableError(
+                str(self.origin), "broke off in the middle of an answer", "it is tried again"
+            )
         return body
 
     def _connection_has_body(self) -> bool:
@@ -182,7 +186,7 @@ class Transport:
                 connection = None
         return self._send(origin, connection or self._open(origin), method, target, headers, body)
 
-    def _send(  # noqa: PLR0913 (one request has that many parts)
+    def _send(
         self,
         origin: Origin,
         connection: http.client.HTTPConnection,
@@ -206,9 +210,15 @@ class Transport:
     def _open(self, origin: Origin) -> http.client.HTTPConnection:
         if origin.scheme == "https":
             return http.client.HTTPSConnection(
-                origin.host, origin.port, timeout=self._stall_seconds, context=self._tls, blocksize=_UPLOAD_BYTES
+                origin.host,
+                origin.port,
+                timeout=self._stall_seconds,
+                context=self._tls,
+                blocksize=_UPLOAD_BYTES,
             )
-        return http.client.HTTPConnection(origin.host, origin.port, timeout=self._stall_seconds, blocksize=_UPLOAD_BYTES)
+        return http.client.HTTPConnection(
+            origin.host, origin.port, timeout=self._stall_seconds, blocksize=_UPLOAD_BYTES
+        )
 
     def _take(self, origin: Origin) -> http.client.HTTPConnection | None:
         while True:
@@ -258,10 +268,18 @@ def unreachable(origin: Origin, error: Exception) -> RegistryUnavailableError:
             "give the node the registry's CA certificate",
         )
     if isinstance(error, TimeoutError):
-        return RegistryUnavailableError(str(origin), "did not answer in time", "check the network and the registry")
+        return RegistryUnavailableError(
+            str(origin), "did not answer in time", "check the network and the registry"
+        )
     if isinstance(error, ssl.SSLError):
         return RegistryUnavailableError(
             str(origin), f"does not speak TLS as expected ({error.reason})", "check scheme and port"
         )
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return RegistryUnavailableError(str(origin), f"cannot be reached ({reason})", "check the network and the registry")
+    reason = (
+        error.strerror
+        if isinstance(error, OSError) and error.strerror
+        else str(error) or type(error).__name__
+    )
+    return RegistryUnavailableError(
+        str(origin), f"cannot be reached ({reason})", "check the network and the registry"
+    )

@@ -74,7 +74,12 @@ class Catalogue:
         query = self._database.query
         with self._database.transaction():
             if reference.tag:
-                query("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", str(reference.repository), reference.tag, str(root))
+                query(
+                    "INSERT OR REPLACE INTO tags VALUES (?, ?, ?)",
+                    str(reference.repository),
+                    reference.tag,
+                    str(root),
+                )
             query(
                 "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 str(root), str(key[0]), key[1], str(artifact), str(plan.digest), plan.size, found.files, single,

@@ -138,7 +138,7 @@ class ContentStore:
         return None
 
     def _next_group(self) -> list[tuple[Ingest, Digest, Future[None]]]:
-        group = []
+        group: list[tuple[Ingest, Digest, Future[None]]] = []
         while len(group) < _LARGEST_GROUP:
             try:
                 item = self._waiting.get(block=not group)
@@ -155,10 +155,14 @@ class ContentStore:
         size = os.fstat(ingest.descriptor).st_size
         try:
             if size != blob.size:
-                raise SizeMismatchError(f"blob {blob.digest}", f"has {size} bytes instead of {blob.size}", "report it")
+                raise SizeMismatchError(
+                    f"blob {blob.digest}", f"has {size} bytes instead of {blob.size}", "report it"
+                )
             if digest != blob.digest:
                 raise DigestMismatchError(
-                    f"blob {blob.digest}", f"the registry sent bytes with digest {digest}", "push it again, or report it"
+                    f"blob {blob.digest}",
+                    f"the registry sent bytes with digest {digest}",
+                    "push it again, or report it",
                 )
         except (SizeMismatchError, DigestMismatchError):
             ingest.remove()
@@ -186,5 +190,7 @@ def require(store: ContentStore, blob: Descriptor) -> Path:
         StoreBrokenError: it is not.
     """
     if not store.has(blob):
-        raise StoreBrokenError(f"blob {blob.digest}", "is not in the store", "it is fetched again with the next volume")
+        raise StoreBrokenError(
+            f"blob {blob.digest}", "is not in the store", "it is fetched again with the next volume"
+        )
     return store.path(blob.digest)

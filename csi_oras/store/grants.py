@@ -26,7 +26,9 @@ class Grants:
         return bool(
             self._database.query(
                 "SELECT 1 FROM grants WHERE repository = ? AND digest = ? AND credential IN (?, '')",
-                str(repository), str(digest), credential,
+                str(repository),
+                str(digest),
+                credential,
             )  # fmt: skip
         )
 

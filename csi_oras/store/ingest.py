@@ -77,7 +77,9 @@ class Ingest:
         """
         end = offset + len(view)
         if end > self.blob.size:
-            raise SizeMismatchError(f"blob {self.blob.digest}", f"has more than the {self.blob.size} bytes it should have")
+            raise SizeMismatchError(
+                f"blob {self.blob.digest}", f"has more than the {self.blob.size} bytes it should have"
+            )
         with store_errors(f"ingest of {self.blob.digest}"):
             position = offset
             while position < end:

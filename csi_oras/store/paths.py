@@ -93,8 +93,12 @@ def store_errors(subject: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise NoSpaceError(subject, "the store's file system is full", "make room or give it a larger one") from error
-        raise StoreBrokenError(subject, f"the store fails ({error.strerror})", "look at the node's disk") from error
+            raise NoSpaceError(
+                subject, "the store's file system is full", "make room or give it a larger one"
+            ) from error
+        raise StoreBrokenError(
+            subject, f"the store fails ({error.strerror})", "look at the node's disk"
+        ) from error
 
 
 def fsync_directory(directory: Path) -> None:

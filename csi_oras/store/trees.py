@@ -75,7 +75,9 @@ class TreeStore:
         try:
             place.hardlink_to(blob)
         except FileNotFoundError:
-            raise StoreBrokenError(f"blob {digest}", "is not in the store", "it is fetched with the next attempt") from None
+            raise StoreBrokenError(
+                f"blob {digest}", "is not in the store", "it is fetched with the next attempt"
+            ) from None
         except OSError as error:
             if error.errno != errno.EMLINK:  # ext4 allows 65,000 links of one file
                 raise

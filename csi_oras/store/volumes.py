@@ -59,7 +59,9 @@ class VolumeRecords:
             )  # fmt: skip
             if record.artifact:
                 self._database.query("INSERT OR IGNORE INTO leases VALUES (?, ?)", holder, record.artifact)
-                self._database.query("UPDATE artifacts SET last_used = ? WHERE digest = ?", time.time(), record.artifact)
+                self._database.query(
+                    "UPDATE artifacts SET last_used = ? WHERE digest = ?", time.time(), record.artifact
+                )
 
     def drop(self, volume_id: str, target: str) -> None:
         """Forget a volume and give up its lease."""
@@ -73,7 +75,9 @@ class VolumeRecords:
 
     def published(self) -> int:
         """Count the published volumes."""
-        count: int = self._database.query("SELECT count(*) FROM volumes WHERE state = ?", VolumeState.PUBLISHED)[0][0]
+        count: int = self._database.query(
+            "SELECT count(*) FROM volumes WHERE state = ?", VolumeState.PUBLISHED
+        )[0][0]
         return count
 
 

@@ -20,7 +20,7 @@ logger: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 def configure(log_format: str, stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Send log lines to `stream` (standard error) as `json` or `text`; other libraries' warnings come along."""
-    shared = [
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

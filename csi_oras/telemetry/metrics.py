@@ -2,7 +2,15 @@
 
 import threading
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.gc_collector import GCCollector
 
 OPERATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
@@ -44,16 +52,27 @@ class Metrics:
             "csi_oras_cache_misses", "Blobs that were wanted and had to be fetched.", registry=self.registry
         )
         self.verify_failures = Counter(
-            "csi_oras_verify_failures", "Manifests and blobs with a wrong digest or size.", registry=self.registry
+            "csi_oras_verify_failures",
+            "Manifests and blobs with a wrong digest or size.",
+            registry=self.registry,
         )
         self._requests = Counter(
-            "csi_oras_registry_requests", "Answers of registries by HTTP status.", ("code",), registry=self.registry
+            "csi_oras_registry_requests",
+            "Answers of registries by HTTP status.",
+            ("code",),
+            registry=self.registry,
         )
         self.pulls_in_flight = self._gauge("csi_oras_pulls_in_flight", "Artifact pulls under way.")
-        self.published_volumes = self._gauge("csi_oras_published_volumes", "Volumes that are mounted.", ("mode",))
+        self.published_volumes = self._gauge(
+            "csi_oras_published_volumes", "Volumes that are mounted.", ("mode",)
+        )
         self.store_artifacts = self._gauge("csi_oras_store_artifacts", "Artifacts in the store.")
-        self.store_available = self._gauge("csi_oras_store_available_bytes", "Bytes free in the store's file system.")
-        self.store_capacity = self._gauge("csi_oras_store_capacity_bytes", "Bytes of the store's file system.")
+        self.store_available = self._gauge(
+            "csi_oras_store_available_bytes", "Bytes free in the store's file system."
+        )
+        self.store_capacity = self._gauge(
+            "csi_oras_store_capacity_bytes", "Bytes of the store's file system."
+        )
         Info("csi_oras_build", "The running release.", registry=self.registry).info({"version": version})
         self._lock = threading.Lock()
         self._registries: set[str] = set()

@@ -37,7 +37,7 @@ class MetricsServer:
         class Handler(BaseHTTPRequestHandler):
             timeout = _REQUEST_SECONDS
 
-            def do_GET(self) -> None:  # noqa: N802 (http.server's name)
+            def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
                     self._metrics()
@@ -61,7 +61,9 @@ class MetricsServer:
                 else:
                     self._answer(HTTPStatus.OK, b"ok\n")
 
-            def _answer(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+            def _answer(
+                self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8"
+            ) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
@@ -76,7 +78,9 @@ class MetricsServer:
             self._server = _Server((host.strip("[]") or "0.0.0.0", int(port)), Handler)  # noqa: S104 (scraped from outside)
         except (OSError, ValueError, OverflowError) as error:
             raise InvalidConfigError(
-                f"metrics address {address}", f"cannot be listened on ({error})", "give --metrics-address HOST:PORT"
+                f"metrics address {address}",
+                f"cannot be listened on ({error})",
+                "give --metrics-address HOST:PORT",
             ) from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
 

@@ -98,7 +98,9 @@ class BlobFetcher:
         with self._lock:
             self._jobs.pop(digest, None)
 
-    def _fetch_small(self, client: RepositoryClient, blob: Descriptor, counter: Counter) -> Future[None] | None:
+    def _fetch_small(
+        self, client: RepositoryClient, blob: Descriptor, counter: Counter
+    ) -> Future[None] | None:
         ingest = self._content.ingest(blob)
         if ingest is None:
             counter.finish()
@@ -107,7 +109,9 @@ class BlobFetcher:
             digest = self._stream(client, ingest, counter)
         return self._content.commit_in_group(ingest, digest)
 
-    def _fetch_large(self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools") -> None:
+    def _fetch_large(
+        self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools"
+    ) -> None:
         ingest = self._content.ingest(blob)
         if ingest is None:
             counter.finish()
@@ -120,9 +124,7 @@ class BlobFetcher:
                 digest = self._ranged(client, ingest, counter, pools)
         self._content.commit(ingest, digest)
 
-    def _ranged(
-        self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools"
-    ) -> Digest:
+    def _ranged(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> Digest:
         counter.resume(ingest.covered)
         pieces = Pieces(ingest.missing, size=pools.parallelism.range_bytes, parallel=pools.parallelism.ranges)
         try:

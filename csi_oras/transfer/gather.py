@@ -40,7 +40,9 @@ class Gatherer:
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan.blobs, absent, progress)
         self._check_room(sum(blob.size for blob in absent), subject)
-        layers = {entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries}
+        layers = {
+            entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries
+        }
         own = self._fetch_all(client, absent, progress, layers)
         unproven = [
             blob
@@ -69,7 +71,11 @@ class Gatherer:
             )
 
     def _fetch_all(
-        self, client: RepositoryClient, absent: Sequence[Descriptor], progress: Progress, layers: dict[Digest, str]
+        self,
+        client: RepositoryClient,
+        absent: Sequence[Descriptor],
+        progress: Progress,
+        layers: dict[Digest, str],
     ) -> set[Digest]:
         """Fetch what is absent, and return which of it came through `client`.
 

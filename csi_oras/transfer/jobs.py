@@ -78,16 +78,17 @@ class Jobs(Generic[_Outcome]):
         try:
             outcome = work(job.progress)
         except BaseException as error:  # noqa: BLE001 (it is for those who wait)
-            self._end(job, lambda: job.future.set_exception(error))
+            self._end(job)
+            job.future.set_exception(error)
         else:
-            self._end(job, lambda: job.future.set_result(outcome))
+            self._end(job)
+            job.future.set_result(outcome)
 
-    def _end(self, job: Job[_Outcome], settle: Callable[[], None]) -> None:
+    def _end(self, job: Job[_Outcome]) -> None:
         with self._lock:
             job.ended = self._clock()
             if job.waiters and self._jobs.get(job.key) is job:
                 del self._jobs[job.key]
-        settle()
 
     def _forget_stale(self) -> None:
         limit = self._clock() - KEPT_SECONDS

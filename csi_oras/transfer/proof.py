@@ -35,7 +35,9 @@ def _compare(client: RepositoryClient, blob: Descriptor, content: ContentStore) 
     with content.open(blob.digest) as file:
         ours = os.pread(file.fileno(), length, start)
     if theirs != ours:
-        raise DigestMismatchError(f"blob {blob.digest}", "the repository has other bytes under this digest", "report it")
+        raise DigestMismatchError(
+            f"blob {blob.digest}", "the repository has other bytes under this digest", "report it"
+        )
 
 
 def _skip(stream: BlobStream, count: int) -> None:

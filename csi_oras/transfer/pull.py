@@ -6,12 +6,11 @@ plan.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Hashable
 
 from csi_oras.artifact import planner
 from csi_oras.artifact.selection import Selection
@@ -94,7 +93,9 @@ class ArtifactLimits:
         """
         if len(plan.entries) > self.files:
             raise LimitExceededError(
-                subject, f"has {len(plan.entries)} files, node policy allows {self.files}", "select fewer with include"
+                subject,
+                f"has {len(plan.entries)} files, node policy allows {self.files}",
+                "select fewer with include",
             )
         if self.artifact_bytes and plan.size > self.artifact_bytes:
             raise LimitExceededError(
@@ -118,7 +119,7 @@ class Store:
 class Puller:
     """Starts pulls and finds what needs none."""
 
-    def __init__(  # noqa: PLR0913 (what a pull works with)
+    def __init__(
         self,
         *,
         registries: Registries,
@@ -176,7 +177,9 @@ class Puller:
         """
         self._rules().check(request.reference.repository)
         client = self._registries.repository(request.reference.repository, request.credential)
-        resolved = self._resolver.resolve(client, request.reference, request.platform, self._hash(request.credential))
+        resolved = self._resolver.resolve(
+            client, request.reference, request.platform, self._hash(request.credential)
+        )
         return resolved, planner.plan(resolved.manifest, request.selection, str(request.reference))
 
     def _hash(self, credential: Credential | None) -> str:
@@ -186,7 +189,9 @@ class Puller:
         found = self._store.catalogue.plan(root, request.platform, request.selection.key)
         if found is None or not self._store.trees.has(found.plan):
             return None
-        if not self._store.grants.allow(request.reference.repository, found.plan, self._hash(request.credential)):
+        if not self._store.grants.allow(
+            request.reference.repository, found.plan, self._hash(request.credential)
+        ):
             return None
         return self._pulled(request.reference.pinned(root), found)
 
@@ -194,7 +199,9 @@ class Puller:
         subject = str(request.reference)
         if root and self._store.catalogue.plan(root, request.platform, request.selection.key):
             return AccessDeniedError(
-                subject, "this credential was not yet seen to read it", "set pullPolicy: IfNotPresent to ask the registry"
+                subject,
+                "this credential was not yet seen to read it",
+                "set pullPolicy: IfNotPresent to ask the registry",
             )
         return ArtifactNotFoundError(
             subject, "is not on this node, and pullPolicy is Never", "set pullPolicy: IfNotPresent"
@@ -225,7 +232,13 @@ class Puller:
         finally:
             self._metrics.observe_pull(registry, outcome, time.monotonic() - started)
             seconds = round(time.monotonic() - started, 3)
-            logger.info("pull ended", reference=str(request.reference), outcome=outcome, bytes=progress.fetched, seconds=seconds)
+            logger.info(
+                "pull ended",
+                reference=str(request.reference),
+                outcome=outcome,
+                bytes=progress.fetched,
+                seconds=seconds,
+            )
         return pulled
 
     def _pull(self, request: PullRequest, progress: Progress) -> PulledArtifact:
@@ -241,7 +254,11 @@ class Puller:
         self._gatherer.gather(client, plan, credential, progress, subject)
         self._store.trees.lay_out(plan)
         found = self._store.catalogue.add(
-            request.reference, resolved.root, resolved.artifact, plan, (request.platform, request.selection.key)
+            request.reference,
+            resolved.root,
+            resolved.artifact,
+            plan,
+            (request.platform, request.selection.key),
         )
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
         self._store.grants.add(client.repository, digests, credential)

@@ -54,7 +54,9 @@ def find_files(paths: Sequence[Path]) -> list[NamedFile]:
         for file in _walk(path):
             named = NamedFile(path=file, name=_name(file, base))
             if found.setdefault(named.name, named) is not named:
-                raise InvalidRequestError(f"file {printable(str(file), 200)}", "has the same name as another", "push them apart")
+                raise InvalidRequestError(
+                    f"file {printable(str(file), 200)}", "has the same name as another", "push them apart"
+                )
     return sorted(found.values(), key=lambda file: file.name)
 
 
@@ -70,7 +72,9 @@ def _walk(path: Path) -> list[Path]:
         for name in sorted(names):
             file = Path(directory) / name
             if not stat.S_ISREG(file.lstat().st_mode):
-                raise InvalidRequestError(f"path {printable(str(file), 200)}", "is no regular file", "leave it out")
+                raise InvalidRequestError(
+                    f"path {printable(str(file), 200)}", "is no regular file", "leave it out"
+                )
             files.append(file)
     return files
 
@@ -80,11 +84,17 @@ def _name(file: Path, base: Path) -> Name:
     try:
         return Name.parse(relative)
     except UnsafeNameError as error:
-        raise InvalidRequestError(f"file {printable(str(file), 200)}", f"has a name that {error}", "rename it") from None
+        raise InvalidRequestError(
+            f"file {printable(str(file), 200)}", f"has a name that {error}", "rename it"
+        ) from None
 
 
 def push(
-    client: RepositoryClient, reference: Reference, files: Sequence[NamedFile], artifact_type: str, progress: Progress
+    client: RepositoryClient,
+    reference: Reference,
+    files: Sequence[NamedFile],
+    artifact_type: str,
+    progress: Progress,
 ) -> PushedArtifact:
     """Push `files` as one artifact; the tag moves last, when everything it needs is there.
 

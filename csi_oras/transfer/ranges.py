@@ -48,7 +48,9 @@ def fetch_stream(client: RepositoryClient, ingest: Ingest, advance: Callable[[in
         _receive(stream, ingest, (0, ingest.blob.size), advance, hasher.update)
         if stream.readinto(buffer()[:1]):
             raise SizeMismatchError(
-                f"blob {ingest.blob.digest}", f"has more than the {ingest.blob.size} bytes it should have", "report it"
+                f"blob {ingest.blob.digest}",
+                f"has more than the {ingest.blob.size} bytes it should have",
+                "report it",
             )
     return Digest(ingest.blob.digest.algorithm, hasher.hexdigest())
 
@@ -86,7 +88,9 @@ class Pieces:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._pieces = [
-            (position, min(position + size, end)) for start, end in missing for position in range(start, end, size)
+            (position, min(position + size, end))
+            for start, end in missing
+            for position in range(start, end, size)
         ]
         self._pieces.reverse()
         self.parallel = min(parallel, len(self._pieces))
@@ -148,7 +152,9 @@ def _receive(
         count = stream.readinto(view[: end - position])
         if not count:
             raise RegistryUnavailableError(
-                f"blob {ingest.blob.digest}", f"broke off at {position} of {ingest.blob.size} bytes", "it is tried again"
+                f"blob {ingest.blob.digest}",
+                f"broke off at {position} of {ingest.blob.size} bytes",
+                "it is tried again",
             )
         ingest.write(view[:count], position)
         if update:

@@ -92,7 +92,8 @@ class Resolver:
         document = kept or self._fetch(client, str(chosen.digest), chosen.digest)
         if len(document.content) != chosen.size:
             raise SizeMismatchError(
-                f"{reference}, manifest {chosen.digest.short}", f"has {len(document.content)} bytes, not {chosen.size}"
+                f"{reference}, manifest {chosen.digest.short}",
+                f"has {len(document.content)} bytes, not {chosen.size}",
             )
         return _Document(document.digest, document.content, chosen.media_type)
 
@@ -103,9 +104,13 @@ class Resolver:
         return None if content is None else _Document(digest, content, "")
 
     def _fetch(self, client: RepositoryClient, identifier: str, expected: Digest | None) -> _Document:
-        fetched: FetchedManifest = client.manifest(identifier, limit=self._limits().manifest_bytes, expected=expected)
+        fetched: FetchedManifest = client.manifest(
+            identifier, limit=self._limits().manifest_bytes, expected=expected
+        )
         self._content.put(fetched.descriptor, fetched.content)
         return _Document(fetched.digest, fetched.content, fetched.media_type)
 
     def _parse(self, document: _Document, subject: str) -> Manifest | Index:
-        return manifests.parse(document.content, document.media_type, subject, most_layers=self._limits().layers)
+        return manifests.parse(
+            document.content, document.media_type, subject, most_layers=self._limits().layers
+        )

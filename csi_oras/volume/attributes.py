@@ -58,7 +58,9 @@ def parse(context: Mapping[str, str], variables: Mapping[str, str]) -> Attribute
     _refuse_unavailable(values)
     text = values.get("reference", "").removeprefix("oras://")
     if not text:
-        raise InvalidRequestError("attribute reference", "is missing", "name an artifact: registry/repository:tag")
+        raise InvalidRequestError(
+            "attribute reference", "is missing", "name an artifact: registry/repository:tag"
+        )
     reference = Reference.parse(expand(text, variables))
     return Attributes(
         reference=reference,
@@ -83,7 +85,9 @@ def _canonical(context: Mapping[str, str]) -> dict[str, str]:
             name = _ALIASES.get(key, key)
             if name not in KEYS:
                 raise InvalidRequestError(
-                    f'attribute "{printable(key, 80)}"', "is not known", f"the attributes are {', '.join(KEYS)}"
+                    f'attribute "{printable(key, 80)}"',
+                    "is not known",
+                    f"the attributes are {', '.join(KEYS)}",
                 )
             if name in values and values[name] != value:
                 raise _invalid(name, "is given twice, in its old and its new spelling")
@@ -111,7 +115,9 @@ def _pull_policy(value: str, reference: Reference) -> PullPolicy:
     try:
         return PullPolicy(value)
     except ValueError:
-        raise _invalid("pullPolicy", f'is "{printable(value, 80)}"', "set Always, IfNotPresent or Never") from None
+        raise _invalid(
+            "pullPolicy", f'is "{printable(value, 80)}"', "set Always, IfNotPresent or Never"
+        ) from None
 
 
 def _selection(values: Mapping[str, str]) -> Selection:
@@ -150,7 +156,9 @@ def _path(value: str) -> Name | None:
     try:
         return Name.parse(trimmed)
     except UnsafeNameError as error:
-        raise _invalid("path", f'"{printable(value, 80)}" {error}', "name a directory or file of the artifact") from None
+        raise _invalid(
+            "path", f'"{printable(value, 80)}" {error}', "name a directory or file of the artifact"
+        ) from None
 
 
 def _boolean(key: str, value: str) -> bool:

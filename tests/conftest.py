@@ -1,0 +1,68 @@
+"""Fixtures that every test may use: a real registry, a real driver, and what this machine cannot do."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csi_oras.demo import distribution
+from tests.support.artifacts import Pusher
+from tests.support.driver import Driver
+
+_MISSING = {
+    "root": "" if os.geteuid() == 0 else "mounts need root",
+    "registry": "" if distribution.program() else "docker-registry is not installed",
+    "fuse": "" if Path("/dev/fuse").exists() else "/dev/fuse is missing",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*what): parts of the machine that a test cannot do without")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        needed = {what for marker in item.iter_markers("needs") for what in marker.args}
+        needed |= {"root"} if fixtures & {"driver", "make_driver"} else set()
+        needed |= {"registry"} if fixtures & {"registry", "pusher"} else set()
+        for reason in filter(None, (_MISSING[what] for what in sorted(needed))):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[distribution.Distribution]:
+    """A CNCF distribution registry that the whole run shares; give each test a repository of its own."""
+    with distribution.Distribution(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def pusher(registry: distribution.Distribution) -> Pusher:
+    """What puts artifacts into the registry."""
+    return Pusher(registry.address)
+
+
+@pytest.fixture
+def repository(request: pytest.FixtureRequest) -> str:
+    """A repository name that no other test uses."""
+    return "t/" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:100]
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary directory with a path short enough for a unix socket."""
+    directory = Path(tempfile.mkdtemp(prefix="co-"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def driver(short_path: Path) -> Iterator[Driver]:
+    """A driver of a test's own, with controller and node on one socket."""
+    with Driver(short_path) as running:
+        yield running
