@@ -62,9 +62,7 @@ class ServeSettings:
 class Application:
     """The store and what pulls into it: what the driver and the commands have in common."""
 
-    def __init__(
-        self, state_dir: Path, policy: config.Policy, driver_name: str = DEFAULT_DRIVER_NAME
-    ) -> None:
+    def __init__(self, state_dir: Path, policy: config.Policy, driver_name: str = DEFAULT_DRIVER_NAME) -> None:
         """Open the store.
 
         Raises:
@@ -139,22 +137,16 @@ class Application:
     @property
     def _parallelism(self) -> Parallelism:
         pulls = self.policy.pulls
-        return Parallelism(
-            blobs=pulls.parallel_blobs, ranges=pulls.parallel_ranges, range_bytes=pulls.range_bytes
-        )
+        return Parallelism(blobs=pulls.parallel_blobs, ranges=pulls.parallel_ranges, range_bytes=pulls.range_bytes)
 
     def _rules(self) -> RepositoryRules:
         return RepositoryRules(allow=self.policy.registries.allow, deny=self.policy.registries.deny)
 
     def _artifact_limits(self) -> ArtifactLimits:
-        return ArtifactLimits(
-            artifact_bytes=self.policy.limits.artifact_bytes, files=self.policy.limits.files
-        )
+        return ArtifactLimits(artifact_bytes=self.policy.limits.artifact_bytes, files=self.policy.limits.files)
 
     def _manifest_limits(self) -> ManifestLimits:
-        return ManifestLimits(
-            manifest_bytes=self.policy.limits.manifest_bytes, layers=self.policy.limits.layers
-        )
+        return ManifestLimits(manifest_bytes=self.policy.limits.manifest_bytes, layers=self.policy.limits.layers)
 
 
 def serve(settings: ServeSettings) -> None:
@@ -221,7 +213,7 @@ def _recover(app: Application, volumes: Volumes, found: list[VolumeRecord]) -> N
         volumes.reconcile(found)
     except CsiOrasError as error:
         logger.error("recovery did not finish", cause=error.message)
-    except Exception:
+    except Exception:  # noqa: BLE001 (the thread ends here; the driver serves on)
         logger.exception("a bug: recovery did not finish")
     else:
         logger.info("recovered", volumes=len(found))

@@ -15,9 +15,7 @@ from csi_oras.errors import CsiOrasError
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 
-_QUIET = frozenset(
-    {"Probe", "NodeGetCapabilities", "NodeGetVolumeStats", "GetPluginInfo", "GetPluginCapabilities"}
-)
+_QUIET = frozenset({"Probe", "NodeGetCapabilities", "NodeGetVolumeStats", "GetPluginInfo", "GetPluginCapabilities"})
 _POD = "csi.storage.k8s.io/pod."
 
 Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]

@@ -45,37 +45,31 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         self._resolve = resolve
         self._pool = pool
 
-    async def ControllerGetCapabilities(  # noqa: N802
+    async def ControllerGetCapabilities(
         self,
         request: Any,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> csi_pb2.ControllerGetCapabilitiesResponse:
         """Create and delete, nothing else."""
         kind = csi_pb2.ControllerServiceCapability.RPC
         capability = csi_pb2.ControllerServiceCapability(rpc=kind(type=kind.CREATE_DELETE_VOLUME))
         return csi_pb2.ControllerGetCapabilitiesResponse(capabilities=[capability])
 
-    async def CreateVolume(  # noqa: N802
+    async def CreateVolume(
         self,
         request: csi_pb2.CreateVolumeRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> csi_pb2.CreateVolumeResponse:
         """Pin the artifact; its size is unknown (0), so that the claim's own is taken."""
         name = _parse_name(request.name)
         if not request.volume_capabilities:
-            raise InvalidRequestError(
-                "volume_capabilities", "is missing", "the CSI specification requires it"
-            )
+            raise InvalidRequestError("volume_capabilities", "is missing", "the CSI specification requires it")
         requests.check_capabilities(request.volume_capabilities)
         if request.HasField("volume_content_source"):
-            raise InvalidRequestError(
-                "volume_content_source", "is not served", "name the artifact as reference"
-            )
+            raise InvalidRequestError("volume_content_source", "is not served", "name the artifact as reference")
         requests.check_map(request.parameters, "parameters")
         wanted = volume_attributes.parse(request.parameters, claim_variables(request.parameters))
-        credential = credentials.from_secret(
-            requests.parse_secrets(request.secrets), wanted.reference.repository
-        )
+        credential = credentials.from_secret(requests.parse_secrets(request.secrets), wanted.reference.repository)
         digest = await self._resolved(wanted.reference, credential)
         volume_context = _volume_context(request.parameters, wanted.reference.pinned(digest))
         volume = csi_pb2.Volume(
@@ -83,26 +77,24 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         )
         return csi_pb2.CreateVolumeResponse(volume=volume)
 
-    async def DeleteVolume(  # noqa: N802
+    async def DeleteVolume(
         self,
         request: csi_pb2.DeleteVolumeRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> csi_pb2.DeleteVolumeResponse:
         """Nothing was made, so there is nothing to delete; the registry's artifact is not ours."""
         requests.parse_volume_id(request.volume_id)
         return csi_pb2.DeleteVolumeResponse()
 
-    async def ValidateVolumeCapabilities(  # noqa: N802
+    async def ValidateVolumeCapabilities(
         self,
         request: csi_pb2.ValidateVolumeCapabilitiesRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> csi_pb2.ValidateVolumeCapabilitiesResponse:
         """Confirm what a volume of ours can."""
         volume_id = requests.parse_volume_id(request.volume_id)
         if not request.volume_capabilities:
-            raise InvalidRequestError(
-                "volume_capabilities", "is missing", "the CSI specification requires it"
-            )
+            raise InvalidRequestError("volume_capabilities", "is missing", "the CSI specification requires it")
         if not _ID.fullmatch(volume_id):
             raise VolumeNotFoundError(f"volume {printable(volume_id, 130)}", "was not created by this driver")
         try:
@@ -118,9 +110,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
 
     async def _resolved(self, reference: Reference, credential: Credential | None) -> Digest:
         call = contextvars.copy_context().run
-        resolving = asyncio.get_running_loop().run_in_executor(
-            self._pool, call, self._resolve, reference, credential
-        )
+        resolving = asyncio.get_running_loop().run_in_executor(self._pool, call, self._resolve, reference, credential)
         try:
             return await asyncio.wait_for(asyncio.shield(resolving), _PATIENCE_SECONDS)
         except TimeoutError:

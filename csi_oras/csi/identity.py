@@ -19,20 +19,20 @@ class Identity(csi_pb2_grpc.IdentityServicer):
         self._check = check
         self._pool = ThreadPoolExecutor(1, "probe")  # its own, so that no volume can keep a probe waiting
 
-    async def GetPluginInfo(self, request: Any, context: Any) -> csi_pb2.GetPluginInfoResponse:  # noqa: ARG002, N802
+    async def GetPluginInfo(self, request: Any, context: Any) -> csi_pb2.GetPluginInfoResponse:
         """Name and version."""
         return csi_pb2.GetPluginInfoResponse(name=self._driver_name, vendor_version=csi_oras.__version__)
 
-    async def GetPluginCapabilities(  # noqa: N802
+    async def GetPluginCapabilities(
         self,
         request: Any,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> csi_pb2.GetPluginCapabilitiesResponse:
         """There is a controller; volumes are the same on every node, so there is no topology."""
         service = csi_pb2.PluginCapability.Service(type=csi_pb2.PluginCapability.Service.CONTROLLER_SERVICE)
         return csi_pb2.GetPluginCapabilitiesResponse(capabilities=[csi_pb2.PluginCapability(service=service)])
 
-    async def Probe(self, request: Any, context: Any) -> csi_pb2.ProbeResponse:  # noqa: ARG002, N802
+    async def Probe(self, request: Any, context: Any) -> csi_pb2.ProbeResponse:
         """Look at the store: one statement on the database and one status of its file system.
 
         Raises:

@@ -31,21 +31,21 @@ class Node(csi_pb2_grpc.NodeServicer):
         self._jobs = jobs
         self._pool = pool
 
-    async def NodeGetInfo(self, request: Any, context: Any) -> csi_pb2.NodeGetInfoResponse:  # noqa: ARG002, N802
+    async def NodeGetInfo(self, request: Any, context: Any) -> csi_pb2.NodeGetInfoResponse:
         """The node's name; there is no limit of volumes."""
         return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)
 
-    async def NodeGetCapabilities(  # noqa: N802
+    async def NodeGetCapabilities(
         self,
         request: Any,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> csi_pb2.NodeGetCapabilitiesResponse:
         """Statistics, and no staging: a tree is shared as it is."""
         kind = csi_pb2.NodeServiceCapability.RPC
         capability = csi_pb2.NodeServiceCapability(rpc=kind(type=kind.GET_VOLUME_STATS))
         return csi_pb2.NodeGetCapabilitiesResponse(capabilities=[capability])
 
-    async def NodePublishVolume(  # noqa: N802
+    async def NodePublishVolume(
         self, request: csi_pb2.NodePublishVolumeRequest, context: Any
     ) -> csi_pb2.NodePublishVolumeResponse:
         """Show an artifact at the target; while it is pulled, answer with how far it is."""
@@ -56,10 +56,10 @@ class Node(csi_pb2_grpc.NodeServicer):
             await self._run(self._volumes.finish, wanted, artifact)
         return csi_pb2.NodePublishVolumeResponse()
 
-    async def NodeUnpublishVolume(  # noqa: N802
+    async def NodeUnpublishVolume(
         self,
         request: csi_pb2.NodeUnpublishVolumeRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
         """Take the volume away, with everything stacked on its target."""
         volume_id = requests.parse_volume_id(request.volume_id)
@@ -67,10 +67,10 @@ class Node(csi_pb2_grpc.NodeServicer):
         await self._run(self._volumes.unpublish, volume_id, target)
         return csi_pb2.NodeUnpublishVolumeResponse()
 
-    async def NodeGetVolumeStats(  # noqa: N802
+    async def NodeGetVolumeStats(
         self,
         request: csi_pb2.NodeGetVolumeStatsRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> csi_pb2.NodeGetVolumeStatsResponse:
         """The artifact's own bytes and files, from its record: the file system's are the node's."""
         volume_id = requests.parse_volume_id(request.volume_id)
@@ -85,9 +85,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         ]
         return csi_pb2.NodeGetVolumeStatsResponse(usage=usage)
 
-    async def _outcome(
-        self, wanted: PublishRequest, job: Job[PulledArtifact], patience: float
-    ) -> PulledArtifact:
+    async def _outcome(self, wanted: PublishRequest, job: Job[PulledArtifact], patience: float) -> PulledArtifact:
         """Wait for a pull as long as the caller waits for us; the pull itself goes on."""
         with self._jobs.waiting(job):
             if not await _ended(job, patience):
@@ -106,11 +104,7 @@ class Node(csi_pb2_grpc.NodeServicer):
 
 def _patience(context: Any) -> float:
     remaining = context.time_remaining()
-    return (
-        PATIENCE_SECONDS
-        if remaining is None
-        else max(0.0, min(PATIENCE_SECONDS, remaining - _ANSWER_SECONDS))
-    )
+    return PATIENCE_SECONDS if remaining is None else max(0.0, min(PATIENCE_SECONDS, remaining - _ANSWER_SECONDS))
 
 
 async def _ended(job: Job[PulledArtifact], seconds: float) -> bool:

@@ -21,9 +21,7 @@ _POD_KEYS = tuple(f"csi.storage.k8s.io/pod.{key}" for key in ("name", "namespace
 _MOUNT_FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec"})
 
 _Mode = csi_pb2.VolumeCapability.AccessMode
-ACCESS_MODES = frozenset(
-    {_Mode.SINGLE_NODE_WRITER, _Mode.SINGLE_NODE_READER_ONLY, _Mode.MULTI_NODE_READER_ONLY}
-)
+ACCESS_MODES = frozenset({_Mode.SINGLE_NODE_WRITER, _Mode.SINGLE_NODE_READER_ONLY, _Mode.MULTI_NODE_READER_ONLY})
 """An artifact is read everywhere. SINGLE_NODE_WRITER is what the kubelet says of every inline volume."""
 
 
@@ -109,9 +107,7 @@ def check_capabilities(capabilities: Iterable[csi_pb2.VolumeCapability]) -> None
     """
     for capability in capabilities:
         if capability.HasField("block"):
-            raise InvalidRequestError(
-                "volume_capability", "asks for a block volume", "set volumeMode: Filesystem"
-            )
+            raise InvalidRequestError("volume_capability", "asks for a block volume", "set volumeMode: Filesystem")
         if not capability.HasField("mount"):
             raise InvalidRequestError("volume_capability", "names no access type", "set mount")
         if capability.access_mode.mode not in ACCESS_MODES:
@@ -131,9 +127,7 @@ def check_capabilities(capabilities: Iterable[csi_pb2.VolumeCapability]) -> None
 def _fingerprint(request: csi_pb2.NodePublishVolumeRequest) -> str:
     """Digest what a user asked for; what the cluster adds may change between two calls for one volume."""
     own: list[Any] = sorted(
-        (key, value)
-        for key, value in request.volume_context.items()
-        if not volume_attributes.is_from_kubernetes(key)
+        (key, value) for key, value in request.volume_context.items() if not volume_attributes.is_from_kubernetes(key)
     )
     capability = request.volume_capability
     flags = sorted(capability.mount.mount_flags)

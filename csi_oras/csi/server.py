@@ -91,7 +91,5 @@ def socket_path(endpoint: str) -> Path:
         )
     private = f"{Path(path).parent}/.{Path(path).name}.{os.getpid()}"
     if len(os.fsencode(private)) > _LONGEST_SOCKET_PATH:
-        raise InvalidConfigError(
-            f"endpoint {path}", "is too long for a unix socket", "choose a shorter directory"
-        )
+        raise InvalidConfigError(f"endpoint {path}", "is too long for a unix socket", "choose a shorter directory")
     return Path(path)

@@ -34,9 +34,7 @@ def bind(source: Path, target: Target, *, noexec: bool) -> None:
 
 
 def _attach(source: Path, target: Target, *, noexec: bool) -> None:
-    detached = kernel.open_tree(
-        kernel.AT_FDCWD, str(source), kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC
-    )
+    detached = kernel.open_tree(kernel.AT_FDCWD, str(source), kernel.OPEN_TREE_CLONE | kernel.OPEN_TREE_CLOEXEC)
     try:
         attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
         kernel.mount_setattr(
@@ -57,11 +55,15 @@ def bind_and_remount(source: Path, target: Target, *, noexec: bool) -> None:
     try:
         flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount("none", target.link, flags | (kernel.MS_NOEXEC if noexec else 0))
-        if not target.shows(source):
-            raise OSError(errno.EROFS, "the mount stayed writable")
+        _check_read_only(source, target)
     except OSError:
         kernel.unmount(target.link, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
         raise
+
+
+def _check_read_only(source: Path, target: Target) -> None:
+    if not target.shows(source):
+        raise OSError(errno.EROFS, "the mount stayed writable")
 
 
 def unbind(target: Target) -> None:

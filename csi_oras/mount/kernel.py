@@ -122,12 +122,12 @@ def move_mount(source: int, directory: int, name: str) -> None:
 
 
 def mount(source: str, target: str, flags: int) -> None:
-    """Call mount(2) without a file system type or data."""
+    """Bind or remount by path, without a file system type or data."""
     _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None))
 
 
 def unmount(target: str, flags: int) -> None:
-    """Call umount2(2)."""
+    """Take away the topmost mount at a path."""
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)))
 
 

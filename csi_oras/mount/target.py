@@ -43,9 +43,7 @@ class Target:
         except FileNotFoundError:
             return None
         except OSError as error:  # EXDEV and ELOOP: a link leads out; ENOTDIR: a file is in the way
-            raise _invalid(
-                path, f"leads out of the kubelet directory or through a file ({error.strerror})"
-            ) from error
+            raise _invalid(path, f"leads out of the kubelet directory or through a file ({error.strerror})") from error
         finally:
             os.close(root)
 
@@ -106,9 +104,7 @@ class Target:
         if self.exists():
             is_directory = stat.S_ISDIR(os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode)
             if is_directory != directory:
-                raise _invalid(
-                    self.path, f"is a {'directory' if is_directory else 'file'}, the volume is not"
-                )
+                raise _invalid(self.path, f"is a {'directory' if is_directory else 'file'}, the volume is not")
             return False
         if directory:
             os.mkdir(self.name, 0o750, dir_fd=self.parent)

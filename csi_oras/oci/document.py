@@ -5,11 +5,9 @@ Whatever is not exactly what the specification asks for is refused with the plac
 
 import json
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from csi_oras.errors import BadResponseError, HostileContentError, printable
-
-_Value = TypeVar("_Value")
 
 LARGEST_INTEGER = 2**53
 """The largest integer that every JSON implementation reads alike."""
@@ -30,9 +28,7 @@ def parse_object(content: bytes, subject: str) -> dict[str, Any]:
         raise HostileContentError(subject, str(error)) from None
     except ValueError:
         start = printable(content[:40].decode("utf-8", "replace"))
-        raise BadResponseError(
-            subject, f'is not JSON but begins with "{start}"', "check the address"
-        ) from None
+        raise BadResponseError(subject, f'is not JSON but begins with "{start}"', "check the address") from None
     if not isinstance(document, dict):
         raise HostileContentError(subject, "is not a JSON object")
     return document
@@ -55,21 +51,19 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def text(document: dict[str, Any], key: str, subject: str, default: str | None = None) -> str:
     """Return a string member; absent or null is `default`, if there is one."""
-    found: str = _member(document, key, subject, default, lambda value: isinstance(value, str), "a string")
+    found: str = _member(document, key, subject, default, (_is_text, "a string"))
     return found
 
 
 def integer(document: dict[str, Any], key: str, subject: str) -> int:
     """Return an integer member between 0 and `LARGEST_INTEGER`."""
-    found: int = _member(document, key, subject, None, _is_size, "a size")
+    found: int = _member(document, key, subject, None, (_is_size, "a size"))
     return found
 
 
 def objects(document: dict[str, Any], key: str, subject: str) -> list[dict[str, Any]]:
     """Return a required member that is a list of objects."""
-    found: list[dict[str, Any]] = _member(
-        document, key, subject, None, _is_list_of_objects, "a list of objects"
-    )
+    found: list[dict[str, Any]] = _member(document, key, subject, None, (_is_list_of_objects, "a list of objects"))
     return found
 
 
@@ -77,16 +71,22 @@ def optional_object(document: dict[str, Any], key: str, subject: str) -> dict[st
     """Return a member that is an object, or None where it is absent or null."""
     if document.get(key) is None:
         return None
-    found: dict[str, Any] = _member(
-        document, key, subject, None, lambda value: isinstance(value, dict), "an object"
-    )
+    found: dict[str, Any] = _member(document, key, subject, None, (_is_object, "an object"))
     return found
 
 
 def texts(document: dict[str, Any], key: str, subject: str) -> dict[str, str]:
     """Return a member that maps strings to strings; absent or null is empty."""
-    found: dict[str, str] = _member(document, key, subject, {}, _is_map_of_texts, "a map of strings")
+    found: dict[str, str] = _member(document, key, subject, {}, (_is_map_of_texts, "a map of strings"))
     return found
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _is_size(value: object) -> bool:
@@ -102,14 +102,9 @@ def _is_map_of_texts(value: object) -> bool:
 
 
 def _member(
-    document: dict[str, Any],
-    key: str,
-    subject: str,
-    default: _Value | None,
-    accepts: Callable[[Any], bool],
-    expected: str,
+    document: dict[str, Any], key: str, subject: str, default: object, check: tuple[Callable[[Any], bool], str]
 ) -> Any:
-    value = document.get(key)
+    value, (accepts, expected) = document.get(key), check
     if value is None and default is not None:
         return default
     if not accepts(value):

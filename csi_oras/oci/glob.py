@@ -18,10 +18,7 @@ class Glob:
     @classmethod
     def parse(cls, pattern: str) -> Self:
         """Compile `pattern`; every text is one."""
-        parts = (
-            _MEANING.get(token, re.escape(token))
-            for token in _TOKENS.findall(re.sub(r"\*{3,}", "**", pattern))
-        )
+        parts = (_MEANING.get(token, re.escape(token)) for token in _TOKENS.findall(re.sub(r"\*{3,}", "**", pattern)))
         return cls(pattern, re.compile("".join(parts), re.DOTALL))
 
     def matches(self, text: str) -> bool:

@@ -44,9 +44,7 @@ class Index:
             and (entry.platform.os, entry.platform.architecture) == (platform.os, platform.architecture)
         ]
         exact = [entry for entry in same if entry.platform and entry.platform.variant == platform.variant]
-        plain = [
-            entry for entry in same if entry.platform and not (entry.platform.variant and platform.variant)
-        ]
+        plain = [entry for entry in same if entry.platform and not (entry.platform.variant and platform.variant)]
         unnamed = [entry for entry in choices if entry.platform is None]
         for found in (exact, plain, unnamed if len(unnamed) == 1 else []):
             if found:
@@ -71,9 +69,7 @@ def parse(content: bytes, declared: str, subject: str, *, most_layers: int) -> M
     document = json.parse_object(content, subject)
     kind = media_type(document, "mediaType", subject, default=declared.partition(";")[0].strip().lower())
     if document.get("schemaVersion") == 1 or kind.startswith(media_types.DOCKER_SCHEMA1):
-        raise UnsupportedContentError(
-            subject, "is a Docker schema 1 manifest", "push it again with a current tool"
-        )
+        raise UnsupportedContentError(subject, "is a Docker schema 1 manifest", "push it again with a current tool")
     if "manifests" in document and ("layers" in document or "config" in document):
         raise HostileContentError(subject, "is a manifest and an index at once")  # CVE-2021-41190
     if kind in media_types.INDEXES:
@@ -101,9 +97,7 @@ def _parse_manifest(document: dict[str, Any], kind: str, subject: str, most_laye
 def _descriptors(document: dict[str, Any], key: str, subject: str, most: int) -> tuple[Descriptor, ...]:
     found = json.objects(document, key, subject)
     if len(found) > most:
-        raise LimitExceededError(
-            subject, f"has {len(found)} {key}, more than the {most} that node policy allows"
-        )
+        raise LimitExceededError(subject, f"has {len(found)} {key}, more than the {most} that node policy allows")
     word = "layer" if key == "layers" else "entry"
     return tuple(Descriptor.parse(item, f"{subject}, {word} {number}") for number, item in enumerate(found))
 

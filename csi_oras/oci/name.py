@@ -69,24 +69,19 @@ def _refusal(text: str) -> str:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError:
         return "is not valid Unicode"
-    if len(encoded) > LONGEST:
-        return f"is longer than {LONGEST} bytes"
-    if _CONTROL.search(text):
-        return "holds a control character"
-    if _INVISIBLE.search(text):
-        return "holds an invisible or direction-changing character"
-    if (
-        "\\" in text or ":" in text
-    ):  # drives, streams and separators elsewhere; nobody could push it on from there
-        return "holds a backslash or a colon"
-    if text.startswith("/"):
-        return "is absolute"
     components = text.split("/")
-    if len(components) > DEEPEST:
-        return f"is deeper than {DEEPEST} directories"
-    if components[0] in _RESERVED:
-        return f'uses the reserved name "{components[0]}"'
-    return next(filter(None, map(_component_refusal, components)), "")
+    rules = (
+        (len(encoded) > LONGEST, f"is longer than {LONGEST} bytes"),
+        (_CONTROL.search(text), "holds a control character"),
+        (_INVISIBLE.search(text), "holds an invisible or direction-changing character"),
+        # drives, streams and separators elsewhere: nobody could push it on from there
+        ("\\" in text or ":" in text, "holds a backslash or a colon"),
+        (text.startswith("/"), "is absolute"),
+        (len(components) > DEEPEST, f"is deeper than {DEEPEST} directories"),
+        (components[0] in _RESERVED, f'uses the reserved name "{components[0]}"'),
+    )
+    broken = (reason for is_broken, reason in rules if is_broken)
+    return next(broken, "") or next(filter(None, map(_component_refusal, components)), "")
 
 
 def _component_refusal(component: str) -> str:

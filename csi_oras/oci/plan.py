@@ -47,9 +47,7 @@ class Plan:
     @cached_property
     def digest(self) -> Digest:
         """The digest of all that a pod can see."""
-        seen = [
-            [str(entry.name), str(entry.blob.digest), entry.blob.size, entry.mode] for entry in self.entries
-        ]
+        seen = [[str(entry.name), str(entry.blob.digest), entry.blob.size, entry.mode] for entry in self.entries]
         canonical = json.dumps([_LAYOUT_VERSION, self.single, seen], separators=(",", ":"))
         return Digest("sha256", hashlib.sha256(canonical.encode()).hexdigest())
 

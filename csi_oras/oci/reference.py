@@ -96,9 +96,7 @@ def _split_tag(text: str, rest: str) -> tuple[str, str | None]:
 
 def _parse_repository(text: str, name: str) -> Repository:
     first, slash, rest = name.partition("/")
-    is_host = bool(slash) and (
-        bool(set(".:[") & set(first)) or first == "localhost" or first.lower() != first
-    )
+    is_host = bool(slash) and (bool(set(".:[") & set(first)) or first == "localhost" or first.lower() != first)
     host, repository = (first, rest) if is_host else (DOCKER_HUB, name)
     if host in ("index.docker.io", "registry-1.docker.io"):
         host = DOCKER_HUB

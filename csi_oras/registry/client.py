@@ -12,35 +12,28 @@ from urllib.parse import urljoin
 import tenacity
 
 from csi_oras.errors import (
-    AccessDeniedError,
-    ArtifactNotFoundError,
     BadResponseError,
-    CsiOrasError,
     DigestMismatchError,
     RegistryUnavailableError,
     SizeMismatchError,
     UnacceptableError,
-    UnauthenticatedError,
     printable,
 )
-from csi_oras.oci import document as json
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
 from csi_oras.registry import hosts
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.failures import LARGEST_ERROR, failure
 from csi_oras.registry.tokens import Access, Tokens
 from csi_oras.registry.transport import Origin, Response, Transport
 from csi_oras.telemetry.secrets import Secret
 
 _OK, _CREATED, _ACCEPTED, _PARTIAL = 200, 201, 202, 206
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _RANGE_NOT_SATISFIABLE = 401, 403, 404, 416
-_REQUEST_TIMEOUT, _TOO_MANY, _SERVER_FAILED = 408, 429, 500
+_UNAUTHORIZED, _NOT_FOUND, _RANGE_NOT_SATISFIABLE = 401, 404, 416
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
-_LARGEST_ERROR = 16 << 10
-_LONGEST_QUOTE = 200
 _ATTEMPTS = 4
 
 _Result = TypeVar("_Result")
@@ -121,9 +114,7 @@ class RepositoryClient:
             media_type = response.header("Content-Type").partition(";")[0].strip().lower()
         digest = Digest.of(content) if expected is None else _digest_like(expected, content)
         if expected is not None and digest != expected:
-            raise DigestMismatchError(
-                subject, f"the registry sent a manifest with digest {digest}", "report it"
-            )
+            raise DigestMismatchError(subject, f"the registry sent a manifest with digest {digest}", "report it")
         return FetchedManifest(content=content, digest=digest, media_type=media_type)
 
     def digest_hint(self, tag: str) -> Digest | None:
@@ -136,9 +127,7 @@ class RepositoryClient:
 
     def _digest_hint(self, tag: str) -> Digest | None:
         subject = self._named(tag)
-        with self._get(
-            "HEAD", f"/manifests/{tag}", subject, {"Accept": ", ".join(media_types.ACCEPTED)}
-        ) as response:
+        with self._get("HEAD", f"/manifests/{tag}", subject, {"Accept": ", ".join(media_types.ACCEPTED)}) as response:
             self._expect(response, subject, _OK)
             response.read(0)
             try:
@@ -162,9 +151,7 @@ class RepositoryClient:
         headers = {"Range": f"bytes={start}-{last}"} if ranged else {}
         with self._get("GET", f"/blobs/{blob.digest}", subject, headers) as response:
             if response.status == _RANGE_NOT_SATISFIABLE:
-                raise SizeMismatchError(
-                    subject, f"has fewer than the {blob.size} bytes it should have", "report it"
-                )
+                raise SizeMismatchError(subject, f"has fewer than the {blob.size} bytes it should have", "report it")
             self._expect(response, subject, _OK, _PARTIAL)
             if response.header("Content-Encoding").lower() not in ("", "identity"):
                 raise BadResponseError(subject, "comes encoded, though that was not asked for")
@@ -185,9 +172,7 @@ class RepositoryClient:
         Raises:
             UnobtainableError: the registry does not say.
         """
-        with self._get(
-            "HEAD", f"/blobs/{digest}", self._named(str(digest)), {}, actions="pull,push"
-        ) as response:
+        with self._get("HEAD", f"/blobs/{digest}", self._named(str(digest)), {}, actions="pull,push") as response:
             response.read(0)
             if response.status == _NOT_FOUND:
                 return False
@@ -202,21 +187,17 @@ class RepositoryClient:
             BadResponseError: the upload is sent to another origin.
         """
         subject = self._named(str(blob.digest))
-        with self._get(
-            "POST", "/blobs/uploads/", subject, {"Content-Length": "0"}, actions="pull,push"
-        ) as response:
-            response.read(_LARGEST_ERROR)
+        with self._get("POST", "/blobs/uploads/", subject, {"Content-Length": "0"}, actions="pull,push") as response:
+            response.read(LARGEST_ERROR)
             self._expect(response, subject, _ACCEPTED)
             location = urljoin(f"{self._base}/blobs/uploads/", response.header("Location"))
         if Origin.of(location) != self._origin:
-            raise BadResponseError(
-                subject, "the registry wants the upload sent to another host"
-            )  # CVE-2026-50151
+            raise BadResponseError(subject, "the registry wants the upload sent to another host")  # CVE-2026-50151
         url = f"{location}{'&' if '?' in location else '?'}digest={blob.digest}"
         headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
         with self._send("PUT", url, headers, "pull,push", source) as response:
             self._expect(response, subject, _CREATED)
-            response.read(_LARGEST_ERROR)
+            response.read(LARGEST_ERROR)
 
     def put_manifest(self, identifier: str, content: bytes, media_type: str) -> Digest:
         """Put a manifest under a tag or its digest, and return its digest.
@@ -229,7 +210,7 @@ class RepositoryClient:
         url = f"{self._base}/manifests/{identifier}"
         with self._send("PUT", url, headers, "pull,push", content) as response:
             self._expect(response, subject, _CREATED)
-            response.read(_LARGEST_ERROR)
+            response.read(LARGEST_ERROR)
         return Digest.of(content)
 
     def _named(self, identifier: str) -> str:
@@ -283,9 +264,7 @@ class RepositoryClient:
         return self._transport.request(method, url, {**headers, "Authorization": answer.reveal()})
 
     def _ask(self, access: Access) -> Secret | None:
-        with self._transport.request(
-            "GET", f"{hosts.base_url(self.repository.registry)}/v2/", {}
-        ) as response:
+        with self._transport.request("GET", f"{hosts.base_url(self.repository.registry)}/v2/", {}) as response:
             if response.status != _UNAUTHORIZED:
                 return None
             return self._tokens.answer(access, response.header("WWW-Authenticate"))
@@ -293,7 +272,7 @@ class RepositoryClient:
     def _expect(self, response: Response, subject: str, *statuses: int) -> None:
         if response.status in statuses:
             return
-        raise _failure(response.status, subject, _quote(response), self.credential)
+        raise failure(response, subject, self.credential)
 
 
 def _digest_like(expected: Digest, content: bytes) -> Digest:
@@ -313,44 +292,6 @@ def _check_range(content_range: str, start: int, last: int, size: int, subject: 
             subject,
             f'asked for bytes {start}-{last} of {size}, the registry sends "{printable(content_range, 60)}"',
         )
-
-
-def _quote(response: Response) -> str:
-    """Return the registry's own words (distribution-spec, Error Codes), short and harmless."""
-    try:
-        document = json.parse_object(response.read(_LARGEST_ERROR), "error")
-        first = json.objects(document, "errors", "error")[0]
-        said = json.text(first, "message", "error", "") or json.text(first, "code", "error", "")
-    except (CsiOrasError, IndexError):
-        return ""
-    return f' ("{printable(said, _LONGEST_QUOTE)}")' if said else ""
-
-
-def _failure(status: int, subject: str, quote: str, credential: Credential | None) -> CsiOrasError:
-    if status == _UNAUTHORIZED:
-        if credential is None:
-            return UnauthenticatedError(
-                subject,
-                f"the registry wants a credential{quote}",
-                "name a secret for the volume (nodePublishSecretRef)",
-            )
-        return UnauthenticatedError(
-            subject,
-            f"the registry refuses the credential from {credential.source}{quote}",
-            "correct the secret",
-        )
-    if status == _FORBIDDEN:
-        who = f"the credential from {credential.source}" if credential else "an anonymous user"
-        return AccessDeniedError(subject, f"the registry does not allow it to {who}{quote}", "ask for access")
-    if status == _NOT_FOUND:
-        return ArtifactNotFoundError(subject, f"the registry does not have it{quote}", "check the reference")
-    if status in (_REQUEST_TIMEOUT, _TOO_MANY) or status >= _SERVER_FAILED:
-        return RegistryUnavailableError(
-            subject, f"the registry answers with status {status}{quote}", "it is tried again"
-        )
-    return BadResponseError(
-        subject, f"the registry answers with status {status}{quote}", "check that it is a registry"
-    )
 
 
 class Registries:

@@ -34,11 +34,7 @@ def check_destination(origin: Origin, asked: Origin, what: str) -> None:
     if asked.scheme == "https" and origin.scheme != "https":
         raise BadResponseError(subject, f"sends us on to a {what} without TLS ({origin})")
     network = _inner_network(origin.host)
-    if (
-        network
-        and origin.host != asked.host
-        and (network == "link-local" or network != _inner_network(asked.host))
-    ):
+    if network and origin.host != asked.host and (network == "link-local" or network != _inner_network(asked.host)):
         raise BadResponseError(subject, f"sends us on to a {what} at a {network} address ({origin})")
 
 
@@ -66,13 +62,7 @@ def _inner_network(host: str) -> str:
     """Name the kind of network that an address literal is in, or nothing for names and public addresses."""
     address = _address(host)
     if address is None:  # other spellings of an address that resolvers understand are never honest
-        return (
-            "link-local"
-            if host.isdigit() or host.startswith("0x")
-            else "loopback"
-            if host == "localhost"
-            else ""
-        )
+        return "link-local" if host.isdigit() or host.startswith("0x") else "loopback" if host == "localhost" else ""
     if address.is_loopback:
         return "loopback"
     if address.is_link_local or address.is_multicast or address.is_unspecified:

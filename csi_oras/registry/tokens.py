@@ -107,9 +107,7 @@ def _refused(access: Access, status: int) -> Exception:
         return UnauthenticatedError(
             subject, f"refused the credential from {access.credential.source} (status {status})", "correct it"
         )
-    return UnauthenticatedError(
-        subject, f"gives no anonymous token (status {status})", "name a secret for the volume"
-    )
+    return UnauthenticatedError(subject, f"gives no anonymous token (status {status})", "name a secret for the volume")
 
 
 def _read_token(body: bytes, subject: str) -> tuple[Secret, float]:

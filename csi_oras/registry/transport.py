@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 from urllib.parse import SplitResult, urlsplit
 
 from csi_oras.errors import BadResponseError, RegistryUnavailableError
@@ -78,6 +78,15 @@ def target_of(url: str) -> str:
     return target
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    origin: Origin
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | BinaryIO | None
+
+
 class Response:
     """A response whose body is still to be read; close it, or use it in a with statement."""
 
@@ -115,22 +124,10 @@ class Response:
         except (OSError, http.client.HTTPException) as error:
             raise unreachable(self.origin, error) from error
         if len(body) > limit:
-            raise BadResponseError(
-                str(self.origin), f"sent more than the {limit} bytes that are allowed here"
-            )
-        declared = self.header("Content-Length")
-        if declared.isdigit() and int(declared) != len(body) and self._connection_has_body():
-            raise RegistryUnavailableError(
-                str(self.origin), "broke off in the middle of an answer", "it is tried again"
-            )
+            raise BadResponseError(str(self.origin), f"sent more than the {limit} bytes that are allowed here")
+        if self._response.length:  # what Content-Length promised and did not come
+            raise RegistryUnavailableError(str(self.origin), "broke off in mid-answer", "it is tried again")
         return body
-
-    def _connection_has_body(self) -> bool:
-        return self._response.status not in (204, 304) and self._method != "HEAD"
-
-    @property
-    def _method(self) -> str:
-        return str(getattr(self._response, "_method", ""))
 
     def __enter__(self) -> Self:
         return self
@@ -169,38 +166,29 @@ class Transport:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: "bytes | http.client._DataType | None" = None,
+        body: bytes | BinaryIO | None = None,
     ) -> Response:
         """Send one request and return its response with the headers read.
 
         Raises:
             RegistryUnavailableError: no connection, or it broke before there was an answer.
         """
-        origin = Origin.of(url)
-        target = target_of(url)
-        connection = self._take(origin)
+        request = _Request(Origin.of(url), method, target_of(url), headers, body)
+        connection = self._take(request.origin)
         if connection is not None and body is None:
             try:  # the peer may just have closed what was idle: that is no failure of the registry
-                return self._send(origin, connection, method, target, headers, body)
+                return self._send(request, connection)
             except RegistryUnavailableError:
                 connection = None
-        return self._send(origin, connection or self._open(origin), method, target, headers, body)
+        return self._send(request, connection or self._open(request.origin))
 
-    def _send(
-        self,
-        origin: Origin,
-        connection: http.client.HTTPConnection,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: "bytes | http.client._DataType | None",
-    ) -> Response:
+    def _send(self, request: "_Request", connection: http.client.HTTPConnection) -> Response:
         try:
-            connection.request(method, target, body=body, headers=dict(headers))
-            response = Response(self, origin, connection)
+            connection.request(request.method, request.target, body=request.body, headers=dict(request.headers))
+            response = Response(self, request.origin, connection)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise unreachable(origin, error) from error
+            raise unreachable(request.origin, error) from error
         except BaseException:
             connection.close()
             raise
@@ -268,18 +256,10 @@ def unreachable(origin: Origin, error: Exception) -> RegistryUnavailableError:
             "give the node the registry's CA certificate",
         )
     if isinstance(error, TimeoutError):
-        return RegistryUnavailableError(
-            str(origin), "did not answer in time", "check the network and the registry"
-        )
+        return RegistryUnavailableError(str(origin), "did not answer in time", "check the network and the registry")
     if isinstance(error, ssl.SSLError):
         return RegistryUnavailableError(
             str(origin), f"does not speak TLS as expected ({error.reason})", "check scheme and port"
         )
-    reason = (
-        error.strerror
-        if isinstance(error, OSError) and error.strerror
-        else str(error) or type(error).__name__
-    )
-    return RegistryUnavailableError(
-        str(origin), f"cannot be reached ({reason})", "check the network and the registry"
-    )
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return RegistryUnavailableError(str(origin), f"cannot be reached ({reason})", "check the network and the registry")

@@ -151,22 +151,14 @@ class ContentStore:
         return group
 
     def _check(self, ingest: Ingest, digest: Digest) -> None:
-        blob = ingest.blob
-        size = os.fstat(ingest.descriptor).st_size
-        try:
-            if size != blob.size:
-                raise SizeMismatchError(
-                    f"blob {blob.digest}", f"has {size} bytes instead of {blob.size}", "report it"
-                )
-            if digest != blob.digest:
-                raise DigestMismatchError(
-                    f"blob {blob.digest}",
-                    f"the registry sent bytes with digest {digest}",
-                    "push it again, or report it",
-                )
-        except (SizeMismatchError, DigestMismatchError):
-            ingest.remove()
-            raise
+        blob, size = ingest.blob, os.fstat(ingest.descriptor).st_size
+        if size == blob.size and digest == blob.digest:
+            return
+        ingest.remove()
+        if size != blob.size:
+            raise SizeMismatchError(f"blob {blob.digest}", f"has {size} bytes instead of {blob.size}", "report it")
+        cause = f"the registry sent bytes with digest {digest}"
+        raise DigestMismatchError(f"blob {blob.digest}", cause, "push it again, or report it")
 
     def _publish(self, ingests: Sequence[Ingest]) -> None:
         directories = set()
@@ -190,7 +182,5 @@ def require(store: ContentStore, blob: Descriptor) -> Path:
         StoreBrokenError: it is not.
     """
     if not store.has(blob):
-        raise StoreBrokenError(
-            f"blob {blob.digest}", "is not in the store", "it is fetched again with the next volume"
-        )
+        raise StoreBrokenError(f"blob {blob.digest}", "is not in the store", "it is fetched again with the next volume")
     return store.path(blob.digest)

@@ -98,9 +98,7 @@ def _open_or_replace(path: Path) -> sqlite3.Connection:
     try:
         return _open(path)
     except sqlite3.OperationalError as error:
-        raise StoreBrokenError(
-            f"database {path}", f"cannot be opened ({error})", "look at the node's disk"
-        ) from error
+        raise StoreBrokenError(f"database {path}", f"cannot be opened ({error})", "look at the node's disk") from error
     except sqlite3.DatabaseError as error:  # not a database any more: the store can be rebuilt without it
         aside = path.with_name(f"{path.name}.corrupt-{int(time.time())}")
         path.rename(aside)

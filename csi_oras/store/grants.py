@@ -23,14 +23,8 @@ class Grants:
 
     def allow(self, repository: Repository, digest: Digest, credential: str) -> bool:
         """Say whether `credential`, or anybody, was seen to read `digest` in `repository`."""
-        return bool(
-            self._database.query(
-                "SELECT 1 FROM grants WHERE repository = ? AND digest = ? AND credential IN (?, '')",
-                str(repository),
-                str(digest),
-                credential,
-            )  # fmt: skip
-        )
+        statement = "SELECT 1 FROM grants WHERE repository = ? AND digest = ? AND credential IN (?, '')"
+        return bool(self._database.query(statement, str(repository), str(digest), credential))
 
     def add(self, repository: Repository, digests: list[Digest], credential: str) -> None:
         """Record what `credential` has just read in `repository`."""

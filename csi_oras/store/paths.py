@@ -96,9 +96,7 @@ def store_errors(subject: str) -> Iterator[None]:
             raise NoSpaceError(
                 subject, "the store's file system is full", "make room or give it a larger one"
             ) from error
-        raise StoreBrokenError(
-            subject, f"the store fails ({error.strerror})", "look at the node's disk"
-        ) from error
+        raise StoreBrokenError(subject, f"the store fails ({error.strerror})", "look at the node's disk") from error
 
 
 def fsync_directory(directory: Path) -> None:

@@ -75,9 +75,7 @@ class VolumeRecords:
 
     def published(self) -> int:
         """Count the published volumes."""
-        count: int = self._database.query(
-            "SELECT count(*) FROM volumes WHERE state = ?", VolumeState.PUBLISHED
-        )[0][0]
+        count: int = self._database.query("SELECT count(*) FROM volumes WHERE state = ?", VolumeState.PUBLISHED)[0][0]
         return count
 
 

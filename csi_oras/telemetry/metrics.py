@@ -63,16 +63,10 @@ class Metrics:
             registry=self.registry,
         )
         self.pulls_in_flight = self._gauge("csi_oras_pulls_in_flight", "Artifact pulls under way.")
-        self.published_volumes = self._gauge(
-            "csi_oras_published_volumes", "Volumes that are mounted.", ("mode",)
-        )
+        self.published_volumes = self._gauge("csi_oras_published_volumes", "Volumes that are mounted.", ("mode",))
         self.store_artifacts = self._gauge("csi_oras_store_artifacts", "Artifacts in the store.")
-        self.store_available = self._gauge(
-            "csi_oras_store_available_bytes", "Bytes free in the store's file system."
-        )
-        self.store_capacity = self._gauge(
-            "csi_oras_store_capacity_bytes", "Bytes of the store's file system."
-        )
+        self.store_available = self._gauge("csi_oras_store_available_bytes", "Bytes free in the store's file system.")
+        self.store_capacity = self._gauge("csi_oras_store_capacity_bytes", "Bytes of the store's file system.")
         Info("csi_oras_build", "The running release.", registry=self.registry).info({"version": version})
         self._lock = threading.Lock()
         self._registries: set[str] = set()

@@ -98,9 +98,7 @@ class BlobFetcher:
         with self._lock:
             self._jobs.pop(digest, None)
 
-    def _fetch_small(
-        self, client: RepositoryClient, blob: Descriptor, counter: Counter
-    ) -> Future[None] | None:
+    def _fetch_small(self, client: RepositoryClient, blob: Descriptor, counter: Counter) -> Future[None] | None:
         ingest = self._content.ingest(blob)
         if ingest is None:
             counter.finish()
@@ -109,9 +107,7 @@ class BlobFetcher:
             digest = self._stream(client, ingest, counter)
         return self._content.commit_in_group(ingest, digest)
 
-    def _fetch_large(
-        self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools"
-    ) -> None:
+    def _fetch_large(self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools") -> None:
         ingest = self._content.ingest(blob)
         if ingest is None:
             counter.finish()

@@ -28,9 +28,7 @@ class Gatherer:
         self._blobs = blobs
         self._metrics = metrics
 
-    def gather(
-        self, client: RepositoryClient, plan: Plan, credential: str, progress: Progress, subject: str
-    ) -> None:
+    def gather(self, client: RepositoryClient, plan: Plan, credential: str, progress: Progress, subject: str) -> None:
         """Return when every blob of `plan` is in the store and this credential has been seen to read it.
 
         Raises:
@@ -40,9 +38,7 @@ class Gatherer:
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan.blobs, absent, progress)
         self._check_room(sum(blob.size for blob in absent), subject)
-        layers = {
-            entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries
-        }
+        layers = {entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries}
         own = self._fetch_all(client, absent, progress, layers)
         unproven = [
             blob

@@ -177,9 +177,7 @@ class Puller:
         """
         self._rules().check(request.reference.repository)
         client = self._registries.repository(request.reference.repository, request.credential)
-        resolved = self._resolver.resolve(
-            client, request.reference, request.platform, self._hash(request.credential)
-        )
+        resolved = self._resolver.resolve(client, request.reference, request.platform, self._hash(request.credential))
         return resolved, planner.plan(resolved.manifest, request.selection, str(request.reference))
 
     def _hash(self, credential: Credential | None) -> str:
@@ -189,9 +187,7 @@ class Puller:
         found = self._store.catalogue.plan(root, request.platform, request.selection.key)
         if found is None or not self._store.trees.has(found.plan):
             return None
-        if not self._store.grants.allow(
-            request.reference.repository, found.plan, self._hash(request.credential)
-        ):
+        if not self._store.grants.allow(request.reference.repository, found.plan, self._hash(request.credential)):
             return None
         return self._pulled(request.reference.pinned(root), found)
 

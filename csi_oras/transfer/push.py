@@ -72,9 +72,7 @@ def _walk(path: Path) -> list[Path]:
         for name in sorted(names):
             file = Path(directory) / name
             if not stat.S_ISREG(file.lstat().st_mode):
-                raise InvalidRequestError(
-                    f"path {printable(str(file), 200)}", "is no regular file", "leave it out"
-                )
+                raise InvalidRequestError(f"path {printable(str(file), 200)}", "is no regular file", "leave it out")
             files.append(file)
     return files
 

@@ -88,9 +88,7 @@ class Pieces:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._pieces = [
-            (position, min(position + size, end))
-            for start, end in missing
-            for position in range(start, end, size)
+            (position, min(position + size, end)) for start, end in missing for position in range(start, end, size)
         ]
         self._pieces.reverse()
         self.parallel = min(parallel, len(self._pieces))
@@ -110,9 +108,7 @@ class Pieces:
         return self._stopped.is_set()
 
 
-def _fetch_pieces(
-    client: RepositoryClient, ingest: Ingest, advance: Callable[[int], None], pieces: Pieces
-) -> None:
+def _fetch_pieces(client: RepositoryClient, ingest: Ingest, advance: Callable[[int], None], pieces: Pieces) -> None:
     try:
         while piece := pieces.take():
             _fetch_piece(client, ingest, advance, piece)

@@ -60,9 +60,7 @@ class Resolver:
         self._parse(document, str(reference))
         return document.digest
 
-    def resolve(
-        self, client: RepositoryClient, reference: Reference, platform: Platform, credential: str
-    ) -> Resolved:
+    def resolve(self, client: RepositoryClient, reference: Reference, platform: Platform, credential: str) -> Resolved:
         """Return the manifest of `reference` for `platform`; `credential` is the hash that grants are kept under.
 
         Raises:
@@ -85,9 +83,7 @@ class Resolver:
         kept = self._kept(client, reference.digest, credential) if reference.digest else None
         return kept or self._fetch(client, reference.identifier, reference.digest)
 
-    def _child(
-        self, client: RepositoryClient, reference: Reference, chosen: Descriptor, credential: str
-    ) -> _Document:
+    def _child(self, client: RepositoryClient, reference: Reference, chosen: Descriptor, credential: str) -> _Document:
         kept = self._kept(client, chosen.digest, credential)
         document = kept or self._fetch(client, str(chosen.digest), chosen.digest)
         if len(document.content) != chosen.size:
@@ -104,13 +100,9 @@ class Resolver:
         return None if content is None else _Document(digest, content, "")
 
     def _fetch(self, client: RepositoryClient, identifier: str, expected: Digest | None) -> _Document:
-        fetched: FetchedManifest = client.manifest(
-            identifier, limit=self._limits().manifest_bytes, expected=expected
-        )
+        fetched: FetchedManifest = client.manifest(identifier, limit=self._limits().manifest_bytes, expected=expected)
         self._content.put(fetched.descriptor, fetched.content)
         return _Document(fetched.digest, fetched.content, fetched.media_type)
 
     def _parse(self, document: _Document, subject: str) -> Manifest | Index:
-        return manifests.parse(
-            document.content, document.media_type, subject, most_layers=self._limits().layers
-        )
+        return manifests.parse(document.content, document.media_type, subject, most_layers=self._limits().layers)

@@ -58,9 +58,7 @@ def parse(context: Mapping[str, str], variables: Mapping[str, str]) -> Attribute
     _refuse_unavailable(values)
     text = values.get("reference", "").removeprefix("oras://")
     if not text:
-        raise InvalidRequestError(
-            "attribute reference", "is missing", "name an artifact: registry/repository:tag"
-        )
+        raise InvalidRequestError("attribute reference", "is missing", "name an artifact: registry/repository:tag")
     reference = Reference.parse(expand(text, variables))
     return Attributes(
         reference=reference,
@@ -115,9 +113,7 @@ def _pull_policy(value: str, reference: Reference) -> PullPolicy:
     try:
         return PullPolicy(value)
     except ValueError:
-        raise _invalid(
-            "pullPolicy", f'is "{printable(value, 80)}"', "set Always, IfNotPresent or Never"
-        ) from None
+        raise _invalid("pullPolicy", f'is "{printable(value, 80)}"', "set Always, IfNotPresent or Never") from None
 
 
 def _selection(values: Mapping[str, str]) -> Selection:

@@ -51,9 +51,7 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
                 "pvc and pv templates work in a StorageClass, pod templates in an inline volume",
             )
         if not _SAFE_VALUE.fullmatch(value):
-            raise InvalidRequestError(
-                f"template {match[0]}", f'"{printable(value, 80)}" cannot stand in a reference'
-            )
+            raise InvalidRequestError(f"template {match[0]}", f'"{printable(value, 80)}" cannot stand in a reference')
         return value
 
     return _TEMPLATE.sub(replacement, text)

@@ -116,20 +116,14 @@ class Volumes:
                 return
             record = self._records.get(request.volume_id, request.target)
             if record is None or record.fingerprint != request.fingerprint:
-                raise VolumeBusyError(
-                    f"volume {_short(request.volume_id)}", "was unpublished during the pull"
-                )
+                raise VolumeBusyError(f"volume {_short(request.volume_id)}", "was unpublished during the pull")
             self._show(request, target, artifact)
 
     def abandon(self, request: PublishRequest) -> None:
         """Forget a publish whose pull failed."""
         with self._hold(request.volume_id, request.target):
             record = self._records.get(request.volume_id, request.target)
-            if (
-                record
-                and record.state is VolumeState.PUBLISHING
-                and record.fingerprint == request.fingerprint
-            ):
+            if record and record.state is VolumeState.PUBLISHING and record.fingerprint == request.fingerprint:
                 self._records.drop(request.volume_id, request.target)
 
     def unpublish(self, volume_id: str, path: str) -> None:
@@ -153,24 +147,18 @@ class Volumes:
             VolumeNotFoundError: there is no such volume at that path.
         """
         record = self._records.get(volume_id, path)
-        target = (
-            Target.open(path, self._kubelet_dir) if record and record.state is VolumeState.PUBLISHED else None
-        )
+        target = Target.open(path, self._kubelet_dir) if record and record.state is VolumeState.PUBLISHED else None
         if record and target:
             with target:
                 if target.is_mounted():
                     return VolumeStatistics(size=record.size, files=record.files)
-        raise VolumeNotFoundError(
-            f"volume {_short(volume_id)}", f"is not published at {printable(path, 300)}"
-        )
+        raise VolumeNotFoundError(f"volume {_short(volume_id)}", f"is not published at {printable(path, 300)}")
 
     def reconcile(self, records: list[VolumeRecord]) -> None:
         """Drop those of `records`, as found at the start, whose mounts are gone; their pods are, or will ask again."""
         for record in records:
             with self._hold(record.volume_id, record.target):
-                if self._records.get(record.volume_id, record.target) == record and not self._is_mounted(
-                    record.target
-                ):
+                if self._records.get(record.volume_id, record.target) == record and not self._is_mounted(record.target):
                     logger.info("volume is no longer mounted, its record goes", volume_id=record.volume_id)
                     self._records.drop(record.volume_id, record.target)
 
@@ -205,22 +193,17 @@ class Volumes:
             return False
         record = self._records.get(request.volume_id, request.target) or self._adopt(request, target)
         if record.fingerprint != request.fingerprint:
-            raise VolumeConflictError(
-                f"volume {_short(request.volume_id)}", f"is published at {printable(target.path, 300)} with other attributes",
-                "unpublish it first",
-            )  # fmt: skip
+            where = printable(target.path, 300)
+            cause = f"is published at {where} with other attributes"
+            raise VolumeConflictError(f"volume {_short(request.volume_id)}", cause, "unpublish it first")
         if record.state is not VolumeState.PUBLISHED:
-            raise VolumeBusyError(
-                f"volume {_short(request.volume_id)}", "is being unpublished", "it is tried again"
-            )
+            raise VolumeBusyError(f"volume {_short(request.volume_id)}", "is being unpublished", "it is tried again")
         return True
 
     def _adopt(self, request: PublishRequest, target: Target) -> VolumeRecord:
         found = find_our_mount(target.path, self._trees)
         if found is None:
-            raise VolumeConflictError(
-                f"target {printable(target.path, 300)}", "has a mount that is not of this driver"
-            )
+            raise VolumeConflictError(f"target {printable(target.path, 300)}", "has a mount that is not of this driver")
         size, files = tree_size(found.path)
         record = VolumeRecord(
             volume_id=request.volume_id,
@@ -269,9 +252,7 @@ class Volumes:
     def _open(self, path: str) -> Target:
         target = Target.open(path, self._kubelet_dir)
         if target is None:
-            raise InvalidRequestError(
-                f"path {printable(path, 300)}", "has no parent directory", "create it first"
-            )
+            raise InvalidRequestError(f"path {printable(path, 300)}", "has no parent directory", "create it first")
         return target
 
 

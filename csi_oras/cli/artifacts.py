@@ -1,0 +1,190 @@
+"""`pull`, `push` and `inspect`: one artifact, to or from a registry."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.filesize import decimal
+from rich.text import Text
+from rich.tree import Tree
+
+from csi_oras.app import Application
+from csi_oras.cli.options import (
+    REFERENCE,
+    application,
+    credential,
+    registry_options,
+    reports_errors,
+    selection_options,
+    store_options,
+)
+from csi_oras.cli.output import bar, console
+from csi_oras.errors import InvalidRequestError, printable
+from csi_oras.oci.plan import Plan
+from csi_oras.oci.reference import Reference
+from csi_oras.telemetry.progress import Progress as TransferProgress
+from csi_oras.transfer import push as pushes
+from csi_oras.transfer.pull import PulledArtifact, PullRequest
+from csi_oras.volume import attributes
+
+
+@click.command()
+@click.argument("reference", type=REFERENCE, metavar="REF")
+@click.option("--to", "directory", type=click.Path(path_type=Path), help="Copy the files to this directory, too.")
+@selection_options
+@registry_options
+@store_options
+@reports_errors
+def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
+    """Pull an artifact into the store, as a volume would, and print its digest."""
+    with application(options) as app:
+        request = _request(app, reference, options)
+        started = time.monotonic()
+        pulled = app.puller.find(request) or _with_progress(app, request)
+        if directory:
+            _copy(pulled, directory)
+    document = {
+        "reference": str(pulled.reference),
+        "digest": str(pulled.artifact),
+        "bytes": pulled.size,
+        "fetchedBytes": pulled.fetched,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if as_json:
+        click.echo(json.dumps(document))
+    else:
+        came = f"{decimal(pulled.fetched)} fetched" if pulled.fetched else "already here"
+        click.echo(
+            f"{pulled.reference}\n{pulled.files} files, {decimal(pulled.size)} ({came})\n{directory or pulled.path}"
+        )
+
+
+@click.command()
+@click.argument("reference", type=REFERENCE, metavar="REF")
+@click.argument("paths", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True, metavar="PATH...")
+@click.option("--artifact-type", default="", help="The artifactType of the manifest.")
+@registry_options
+@store_options
+@reports_errors
+def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
+    """Push files as an artifact: each becomes a layer under its relative name."""
+    target = Reference.parse(reference)
+    files = pushes.find_files(paths)
+    with application(options) as app:
+        client = app.registries.repository(target.repository, credential(target, options))
+        progress = TransferProgress()
+        with bar(progress, f"pushing {target}"):
+            pushed = pushes.push(client, target, files, artifact_type, progress)
+    pinned = target.pinned(pushed.digest)
+    document = {
+        "reference": str(pinned),
+        "digest": str(pushed.digest),
+        "bytes": pushed.size,
+        "sentBytes": pushed.sent,
+    }
+    click.echo(
+        json.dumps(document)
+        if as_json
+        else f"{pinned}\n{len(files)} files, {decimal(pushed.size)} ({decimal(pushed.sent)} sent)"
+    )
+
+
+@click.command()
+@click.argument("reference", type=REFERENCE, metavar="REF")
+@selection_options
+@registry_options
+@store_options
+@reports_errors
+def inspect(reference: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
+    """Show what a volume of an artifact would hold, and why, without fetching it."""
+    with application(options) as app:
+        request = _request(app, reference, options)
+        resolved, plan = app.puller.plan(request)
+    document = {
+        "reference": str(request.reference.pinned(resolved.root)),
+        "digest": str(resolved.artifact),
+        "mediaType": resolved.manifest.media_type,
+        "artifactType": resolved.manifest.artifact_type,
+        "kind": "generic",
+        "files": [
+            {
+                "name": str(entry.name),
+                "size": entry.blob.size,
+                "mode": f"{entry.mode:04o}",
+                "layer": entry.layer,
+                "rule": entry.rule,
+            }
+            for entry in plan.entries
+        ],
+        "left": [{"layer": item.layer, "reason": item.reason} for item in plan.left],
+    }
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False))
+    else:
+        _print_plan(document, plan)
+
+
+def _request(app: Application, reference: str, options: dict[str, Any]) -> PullRequest:
+    context = {
+        "reference": reference,
+        "platform": options["platform"],
+        "include": options["include"],
+        "exclude": options["exclude"],
+        "mediaTypes": options["media_types"],
+        "path": options["path"],
+        "unpack": options["unpack"],
+    }
+    wanted = attributes.parse({key: value for key, value in context.items() if value}, {})
+    return PullRequest(
+        reference=wanted.reference,
+        platform=wanted.platform or app.platform,
+        selection=wanted.selection,
+        policy=wanted.pull_policy,
+        credential=credential(wanted.reference, options),
+    )
+
+
+def _with_progress(app: Application, request: PullRequest) -> PulledArtifact:
+    job = app.puller.start(request)
+    with app.puller.jobs.waiting(job), bar(job.progress, f"pulling {request.reference}"):
+        return job.future.result()
+
+
+def _copy(pulled: PulledArtifact, directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if pulled.path.is_dir():
+            shutil.copytree(pulled.path, directory, dirs_exist_ok=True, copy_function=_copy_file)
+        else:
+            _copy_file(pulled.path, directory / pulled.path.name)
+    except OSError as error:
+        raise InvalidRequestError(f"directory {directory}", f"cannot be written ({error.strerror})") from error
+
+
+def _copy_file(source: Any, target: Any) -> None:
+    """Copy bytes and an executable bit; the files belong to whoever asked, not to the store."""
+    shutil.copyfile(source, target)
+    os.chmod(target, 0o755 if os.stat(source).st_mode & 0o111 else 0o644)  # noqa: PTH101, PTH116 (shutil gives text)
+
+
+def _print_plan(document: dict[str, Any], plan: Plan) -> None:
+    out = console()
+    out.print(Text(document["reference"], style="bold"))
+    out.print(Text(f"{document['artifactType']}, {len(plan.entries)} files, {decimal(plan.size)}"))
+    root = Tree("/")
+    branches: dict[tuple[str, ...], Tree] = {(): root}
+    for entry in plan.entries:
+        components = entry.name.components
+        for depth in range(1, len(components)):
+            if components[:depth] not in branches:
+                branches[components[:depth]] = branches[components[: depth - 1]].add(Text(f"{components[depth - 1]}/"))
+        label = Text(f"{components[-1]}  ")
+        label.append(f"{decimal(entry.blob.size)}, layer {entry.layer}, by {entry.rule}", style="dim")
+        branches[components[:-1]].add(label)
+    out.print(root)
+    for item in plan.left:
+        out.print(Text(f"left out: layer {item.layer}: {printable(item.reason)}", style="dim"))

@@ -1,0 +1,55 @@
+"""What commands show a person: a progress bar on a terminal, and text that a pipe can read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from csi_oras.errors import printable
+from csi_oras.telemetry.progress import Progress as TransferProgress
+
+
+@contextmanager
+def bar(progress: TransferProgress, title: str) -> Iterator[None]:
+    """Show a progress bar on standard error, where that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with _Bar(progress, title, *columns, console=console, transient=True):
+        yield
+
+
+class _Bar(Progress):
+    """A bar that looks at the transfer's own counters whenever it is drawn."""
+
+    def __init__(self, transfer: TransferProgress, title: str, *columns: Any, **options: Any) -> None:
+        super().__init__(*columns, **options)
+        self._transfer = transfer
+        self._task = self.add_task(printable(title, 80), total=None)
+
+    def get_renderables(self) -> Any:
+        self.update(self._task, total=self._transfer.total or None, completed=self._transfer.done)
+        return super().get_renderables()
+
+
+def console() -> Console:
+    """A console that never cuts what a pipe reads."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=500)

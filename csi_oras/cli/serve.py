@@ -1,0 +1,55 @@
+"""`serve` and `demo`: the driver itself, and a tour of it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR, ServeSettings
+from csi_oras.app import serve as run_driver
+from csi_oras.cli.options import reports_errors
+from csi_oras.telemetry import logs
+
+
+@click.command()
+@click.option("--endpoint", envvar="CSI_ENDPOINT", required=True, help="unix:///path/csi.sock  [env: CSI_ENDPOINT]")
+@click.option("--node-id", envvar="NODE_ID", default="", help="The node's name, as Kubernetes has it.  [env: NODE_ID]")
+@click.option("--mode", type=click.Choice(["node", "controller", "all"]), default="all", show_default=True)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STATE_DIR,
+    show_default=True,
+    help="Where artifacts are kept.",
+)
+@click.option(
+    "--kubelet-dir", type=click.Path(path_type=Path), default=Path("/var/lib/kubelet"), show_default=True,
+    help="Targets must lie below it.",
+)  # fmt: skip
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="The node policy file.")
+@click.option(
+    "--metrics-address",
+    default="0.0.0.0:9819",
+    show_default=True,
+    help="Where /metrics and /healthz are served.",
+)
+@click.option("--driver-name", default=DEFAULT_DRIVER_NAME, show_default=True, help="The name of the CSIDriver object.")
+@click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
+@reports_errors
+def serve(log_format: str, **settings: Any) -> None:
+    """Run the CSI driver: identity, and node or controller or both, on one unix socket."""
+    logs.configure(log_format)
+    if settings["mode"] != "controller" and not settings["node_id"]:
+        raise click.UsageError("--node-id (or NODE_ID) is needed in this mode")
+    run_driver(ServeSettings(**settings))
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Wait for Enter before everything is taken away.")
+@reports_errors
+def demo(keep: bool) -> None:  # noqa: FBT001
+    """Take a tour: a real registry, a real driver and real mounts, and nothing left behind."""
+    from csi_oras.demo.tour import run  # noqa: PLC0415 (brings a client for registries that nothing else needs)
+
+    sys.exit(run(keep=keep))

@@ -1,0 +1,60 @@
+"""`store`: what the node has."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.filesize import decimal
+from rich.table import Table
+
+from csi_oras.cli.options import application, reports_errors, store_options
+from csi_oras.cli.output import console
+
+
+@click.group()
+def store() -> None:
+    """Look at the node's artifact store."""
+
+
+@store.command("ls")
+@store_options
+@reports_errors
+def store_ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001
+    """List the artifacts in the store, the one used last first."""
+    with application(options) as app:
+        artifacts = app.catalogue.artifacts()
+    documents = [
+        {
+            "digest": str(artifact.digest),
+            "references": list(artifact.references),
+            "bytes": artifact.size,
+            "localBytes": artifact.size,
+            "volumes": artifact.volumes,
+            "lastUsed": datetime.fromtimestamp(artifact.last_used, UTC)
+            .isoformat(timespec="seconds")
+            .replace("+00:00", "Z"),
+        }
+        for artifact in artifacts
+    ]
+    if as_json:
+        click.echo(json.dumps(documents))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, justify in (
+        ("DIGEST", "left"),
+        ("SIZE", "right"),
+        ("VOLUMES", "right"),
+        ("LAST USED", "left"),
+        ("REFERENCES", "left"),
+    ):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for artifact, document in zip(artifacts, documents, strict=True):
+        table.add_row(
+            artifact.digest.short,
+            decimal(artifact.size),
+            str(artifact.volumes),
+            str(document["lastUsed"]),
+            "\n".join(artifact.references),
+        )
+    console().print(table)

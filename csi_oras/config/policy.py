@@ -1,0 +1,225 @@
+"""The node policy file: what the cluster's administrator allows and how much.
+
+Every key has its place, its type and its default here; whatever else a file says stops the driver with the
+line that it stands on. Settings go no further than `app.py`: below, a function is handed the values it needs.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from csi_oras.config.reader import (
+    WrongValueError,
+    choice,
+    key,
+    list_of,
+    needed,
+    number,
+    read_boolean,
+    read_duration,
+    read_glob,
+    read_section,
+    read_size,
+    read_text,
+    section,
+)
+from csi_oras.errors import InvalidConfigError, printable
+from csi_oras.oci.glob import Glob
+from csi_oras.telemetry.logs import logger
+
+_LARGEST_FILE = 1 << 20
+_MOST_PERCENT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistriesPolicy:
+    """Where registries are reached, and which repositories may be pulled from."""
+
+    hosts_dirs: tuple[str, ...] = key("hostsDirs", list_of(read_text), ("/etc/containerd/certs.d",))
+    allow: tuple[Glob, ...] = key("allow", list_of(read_glob), (Glob.parse("**"),))
+    deny: tuple[Glob, ...] = key("deny", list_of(read_glob), ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvidersPolicy:
+    """The kubelet's credential provider plugins."""
+
+    config_file: str = key("configFile", read_text, "")
+    bin_dir: str = key("binDir", read_text, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPolicy:
+    """Registries that are sent the pod's service-account token."""
+
+    match: Glob = needed("match", read_glob)
+    audience: str = needed("audience", read_text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialsPolicy:
+    """Credentials beside the volume's secret."""
+
+    docker_config: tuple[str, ...] = key("dockerConfig", list_of(read_text), ())
+    providers: ProvidersPolicy = key("providers", section(ProvidersPolicy), ProvidersPolicy())
+    service_account_tokens: tuple[TokenPolicy, ...] = key("serviceAccountTokens", list_of(section(TokenPolicy)), ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullsPolicy:
+    """How much is fetched at once; sizes in bytes, 0 for no limit of the rate."""
+
+    parallel_blobs: int = key("parallelBlobs", number(1, 64), 4)
+    parallel_ranges: int = key("parallelRanges", number(1, 64), 8)
+    range_bytes: int = key("rangeBytes", read_size, 16 << 20)
+    max_bytes_per_second: int = key("maxBytesPerSecond", read_size, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsPolicy:
+    """What an artifact may be at most; 0 bytes for no limit."""
+
+    artifact_bytes: int = key("artifactBytes", read_size, 0)
+    files: int = key("files", number(1, 100_000_000), 1_000_000)
+    manifest_bytes: int = key("manifestBytes", read_size, 4 << 20)
+    layers: int = key("layers", number(1, 1_000_000), 10_000)
+    unpack_ratio: int = key("unpackRatio", number(1, 1_000_000), 200)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorePolicy:
+    """How large the store may grow, and when it is tidied; bytes, percent and seconds."""
+
+    max_bytes: int = key("maxBytes", read_size, 0)
+    high_watermark: int = key("highWatermark", number(1, _MOST_PERCENT), 85)
+    low_watermark: int = key("lowWatermark", number(1, _MOST_PERCENT), 70)
+    min_age: int = key("minAge", read_duration, 600)
+    fs_verity: str = key("fsVerity", choice("auto", "on", "off"), "auto")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefetchPolicy:
+    """One wish: a reference, or a glob over tags, kept fresh every so many seconds."""
+
+    reference: str = needed("reference", read_text)
+    every: int = key("every", read_duration, 900)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationPolicy:
+    """Whose signature an artifact must carry."""
+
+    match: Glob = needed("match", read_glob)
+    mode: str = key("mode", choice("enforce", "warn"), "enforce")
+    cosign_keys: tuple[str, ...] = needed("cosignKeys", list_of(read_text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteBackRule:
+    """Which namespaces may push where."""
+
+    namespaces: tuple[str, ...] = needed("namespaces", list_of(read_text))
+    references: tuple[Glob, ...] = needed("references", list_of(read_glob))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteBackPolicy:
+    """Whether and where pods may push; 0 bytes for no limit."""
+
+    enabled: bool = key("enabled", read_boolean, default=False)
+    allow: tuple[WriteBackRule, ...] = key("allow", list_of(section(WriteBackRule)), ())
+    max_bytes: int = key("maxBytes", read_size, 0)
+    max_files: int = key("maxFiles", number(1, 100_000_000), 100_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LazyPolicy:
+    """Whether volumes may be mounted before they are local."""
+
+    enabled: bool = key("enabled", read_boolean, default=True)
+    require_index: bool = key("requireIndex", read_boolean, default=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The whole file."""
+
+    registries: RegistriesPolicy = key("registries", section(RegistriesPolicy), RegistriesPolicy())
+    credentials: CredentialsPolicy = key("credentials", section(CredentialsPolicy), CredentialsPolicy())
+    pulls: PullsPolicy = key("pulls", section(PullsPolicy), PullsPolicy())
+    limits: LimitsPolicy = key("limits", section(LimitsPolicy), LimitsPolicy())
+    store: StorePolicy = key("store", section(StorePolicy), StorePolicy())
+    prefetch: tuple[PrefetchPolicy, ...] = key("prefetch", list_of(section(PrefetchPolicy)), ())
+    verification: tuple[VerificationPolicy, ...] = key("verification", list_of(section(VerificationPolicy)), ())
+    write_back: WriteBackPolicy = key("writeBack", section(WriteBackPolicy), WriteBackPolicy())
+    lazy: LazyPolicy = key("lazy", section(LazyPolicy), LazyPolicy())
+
+
+def parse(text: str, source: str) -> Policy:
+    """Read a policy file's text; `source` names it in errors.
+
+    Raises:
+        InvalidConfigError: with the line of what is wrong.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        policy = read_section(Policy, node) if node is not None else Policy()
+    except WrongValueError as error:
+        raise InvalidConfigError(f"{source}, line {error.line}", printable(str(error), 500), "correct it") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise InvalidConfigError(f"{source}, line {line}", f"is not YAML ({error.problem})", "correct it") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InvalidConfigError(source, f"is not YAML ({printable(str(error), 200)})", "correct it") from None
+    _check_release(policy, source)
+    return policy
+
+
+def _check_release(policy: Policy, source: str) -> None:
+    """Refuse what protects and is not there yet, and say what else has no effect yet."""
+    if policy.store.low_watermark > policy.store.high_watermark:
+        raise InvalidConfigError(source, "store.lowWatermark is above store.highWatermark", "correct it")
+    protecting = {
+        "verification": policy.verification,
+        "credentials.serviceAccountTokens": policy.credentials.service_account_tokens,
+        "writeBack.enabled": policy.write_back.enabled,
+    }
+    for name, value in protecting.items():
+        if value:
+            raise InvalidConfigError(source, f"{name} is not available in this release", "leave it out")
+    defaults = Policy()
+    without_effect = {
+        "registries.hostsDirs": policy.registries.hosts_dirs != defaults.registries.hosts_dirs,
+        "credentials": policy.credentials != defaults.credentials,
+        "pulls.maxBytesPerSecond": policy.pulls.max_bytes_per_second != 0,
+        "store": policy.store != defaults.store,
+        "prefetch": bool(policy.prefetch),
+    }
+    for name in (name for name, given in without_effect.items() if given):
+        logger.warning("a setting of the policy file has no effect in this release", source=source, key=name)
+
+
+def load(path: Path | None) -> Policy:
+    """Read the policy file, or return the defaults where none is named.
+
+    Raises:
+        InvalidConfigError: it cannot be read, or is wrong.
+    """
+    return parse(read_file(path), f"policy file {path}") if path else Policy()
+
+
+def read_file(path: Path) -> str:
+    """Return the text of a policy file.
+
+    Raises:
+        InvalidConfigError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise InvalidConfigError(f"policy file {path}", f"is larger than {_LARGEST_FILE} bytes")
+        return content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfigError(f"policy file {path}", f"cannot be read ({error})", "check --config") from error

@@ -1,0 +1,47 @@
+"""Reading the policy file again when it changes."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from csi_oras.config.policy import Policy, parse, read_file
+from csi_oras.errors import InvalidConfigError
+from csi_oras.telemetry.logs import logger
+
+RELOAD_SECONDS = 5.0
+
+
+class PolicyWatcher:
+    """Reads the file again when it changes; a wrong one is refused, loudly, and the old one stays."""
+
+    def __init__(self, path: Path, changed: Callable[[Policy], None]) -> None:
+        self._path = path
+        self._text = read_file(path)
+        self._changed = changed
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="policy", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(RELOAD_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Read the file once and take it over if it has changed."""
+        try:
+            text = read_file(self._path)
+            if text == self._text:
+                return
+            self._text = text
+            self._changed(parse(text, f"policy file {self._path}"))
+        except InvalidConfigError as error:
+            logger.error("the new policy file is refused, the old one stays in force", cause=error.message)
+        else:
+            logger.info("the policy file has changed and is in force", path=str(self._path))
