@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 from csi_oras.demo import distribution
 from tests.support.artifacts import Pusher
@@ -32,6 +33,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needed |= {"registry"} if fixtures & {"registry", "pusher"} else set()
         for reason in filter(None, (_MISSING[what] for what in sorted(needed))):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _skipped(reporter: TerminalReporter) -> dict[str, int]:
+    reasons: dict[str, int] = {}
+    for report in reporter.stats.get("skipped", []):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return reasons
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Say in the last lines what was not run, and why; nobody should have to look for it."""
+    for reason, count in _skipped(terminalreporter).items():
+        terminalreporter.write_line(f"NOT RUN: {count} tests, because {reason}", yellow=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true a skip is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") == "true" and reporter and _skipped(reporter) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ plan.
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -167,7 +168,9 @@ class Puller:
             UnobtainableError, UnacceptableError: it cannot be told.
         """
         self._rules().check(reference.repository)
-        return self._resolver.root(self._registries.repository(reference.repository, credential), reference)
+        client = self._registries.repository(reference.repository, credential)
+        with _naming(reference):
+            return self._resolver.root(client, reference)
 
     def plan(self, request: PullRequest) -> tuple[Resolved, Plan]:
         """Decide what a volume would show, without fetching it.
@@ -177,7 +180,9 @@ class Puller:
         """
         self._rules().check(request.reference.repository)
         client = self._registries.repository(request.reference.repository, request.credential)
-        resolved = self._resolver.resolve(client, request.reference, request.platform, self._hash(request.credential))
+        credential = self._hash(request.credential)
+        with _naming(request.reference):
+            resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
         return resolved, planner.plan(resolved.manifest, request.selection, str(request.reference))
 
     def _hash(self, credential: Credential | None) -> str:
@@ -219,7 +224,8 @@ class Puller:
         started, outcome = time.monotonic(), "ok"
         registry = request.reference.repository.registry
         try:
-            pulled = self._pull(request, progress)
+            with _naming(request.reference):
+                pulled = self._pull(request, progress)
         except Exception as error:
             outcome = type(error).__name__
             if isinstance(error, (DigestMismatchError, SizeMismatchError)):
@@ -238,6 +244,7 @@ class Puller:
         return pulled
 
     def _pull(self, request: PullRequest, progress: Progress) -> PulledArtifact:
+        self._rules().check(request.reference.repository)
         client = self._registries.repository(request.reference.repository, request.credential)
         unchanged = self._unchanged(client, request)
         if unchanged:
@@ -267,3 +274,14 @@ class Puller:
         if found is None:
             return None
         return found if client.digest_hint(request.reference.identifier) == root else None
+
+
+@contextmanager
+def _naming(reference: Reference) -> Iterator[None]:
+    """See to it that an error names the artifact that the reader asked for."""
+    try:
+        yield
+    except CsiOrasError as error:
+        if str(reference.repository) in error.subject:
+            raise
+        raise error.about(f"{reference}: {error.subject}") from error
