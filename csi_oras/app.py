@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ _PULLS = 64
 """Artifacts pulled at a time; each holds a thread that mostly waits."""
 _CALLS = 16
 """Calls of the core at a time; each is short, for none waits for the network."""
+_COUNT_SECONDS = 60.0
+"""How often the blobs of the store are counted, for that looks at each."""
 _RESOLVES = 32
 """Tags that a controller asks for at a time."""
 
@@ -82,6 +85,7 @@ class Application:
         self._blobs = BlobFetcher(self.content, self._parallelism, self.metrics)
         self._jobs = ThreadPoolExecutor(_PULLS, "pull")
         self.puller = self._make_puller()
+        self._count_again = 0.0
 
     def _make_puller(self) -> Puller:
         grants = Grants(self.database)
@@ -124,6 +128,12 @@ class Application:
         status = os.statvfs(self.paths.root)
         self.metrics.store_capacity.set(status.f_blocks * status.f_frsize)
         self.metrics.store_available.set(status.f_bavail * status.f_frsize)
+        if time.monotonic() >= self._count_again:
+            self._count_again = time.monotonic() + _COUNT_SECONDS
+            usage = self.content.usage()
+            self.metrics.store_blobs.set(usage.blobs)
+            self.metrics.store_bytes.labels("verified").set(usage.verified)
+            self.metrics.store_bytes.labels("ingest").set(usage.unfinished)
         self.metrics.store_artifacts.set(self.catalogue.count())
         self.metrics.published_volumes.labels("eager").set(self.records.published())
         self.metrics.pulls_in_flight.set(self.puller.jobs.running)

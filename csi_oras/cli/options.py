@@ -1,5 +1,6 @@
 """What the commands share: options, the store they open, and errors as one line and an exit code."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from csi_oras.telemetry.secrets import Secret
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _LOG_LEVEL_WARNING = 30
+_INTERRUPTED = 130
 
 
 class _ReferenceType(click.ParamType[str]):
@@ -108,6 +110,8 @@ def application(options: dict[str, Any]) -> Iterator[Application]:
     app = Application(options["state_dir"], config.load(options["config_file"]))
     try:
         yield app
+    except KeyboardInterrupt:
+        os._exit(_INTERRUPTED)  # threads of a pull are no reason to stay; the bytes so far are kept
     finally:
         app.close()
 

@@ -72,7 +72,7 @@ def _fields(request: Any) -> dict[str, str]:
     found = {
         "volume_id": getattr(request, "volume_id", ""),
         "pod": f"{namespace}/{name}" if name else "",
-        "reference": volume_context.get("reference", ""),
+        "reference": volume_context.get("reference") or volume_context.get("oras.artifact.reference", ""),
     }
     return {key: value for key, value in found.items() if value}
 

@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,17 @@ from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
 
 _LARGEST_GROUP = 256
+_BLOCK = 512
+"""What st_blocks counts in, whatever the file system."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUsage:
+    """Number of blobs, and bytes of verified and of unfinished ones."""
+
+    blobs: int
+    verified: int
+    unfinished: int
 
 
 class ContentStore:
@@ -36,6 +48,15 @@ class ContentStore:
             return self.path(blob.digest).stat().st_size == blob.size
         except FileNotFoundError:
             return False
+
+    def usage(self) -> StoreUsage:
+        """Count what is here; the cost grows with the number of blobs."""
+        with store_errors("store"):
+            sizes = [
+                entry.stat().st_size for algorithm in os.scandir(self._paths.blobs) for entry in os.scandir(algorithm)
+            ]
+            unfinished = sum(entry.stat().st_blocks * _BLOCK for entry in os.scandir(self._paths.ingests))
+        return StoreUsage(blobs=len(sizes), verified=sum(sizes), unfinished=unfinished)
 
     def room(self) -> int:
         """Bytes that the store's file system has left."""

@@ -65,6 +65,8 @@ class Metrics:
         self.pulls_in_flight = self._gauge("csi_oras_pulls_in_flight", "Artifact pulls under way.")
         self.published_volumes = self._gauge("csi_oras_published_volumes", "Volumes that are mounted.", ("mode",))
         self.store_artifacts = self._gauge("csi_oras_store_artifacts", "Artifacts in the store.")
+        self.store_blobs = self._gauge("csi_oras_store_blobs", "Blobs in the store, counted once a minute.")
+        self.store_bytes = self._gauge("csi_oras_store_bytes", "Bytes in the store, counted once a minute.", ("state",))
         self.store_available = self._gauge("csi_oras_store_available_bytes", "Bytes free in the store's file system.")
         self.store_capacity = self._gauge("csi_oras_store_capacity_bytes", "Bytes of the store's file system.")
         Info("csi_oras_build", "The running release.", registry=self.registry).info({"version": version})

@@ -4,6 +4,7 @@ A job that ends while nobody waits keeps its outcome for the next who asks: a ca
 and must hear of the failure too.
 """
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -48,7 +49,8 @@ class Jobs(Generic[_Outcome]):
                 return job
             job = self._jobs[key] = Job(key)
         try:
-            self._executor.submit(self._run, job, work)
+            # the log fields of the call that asked first go with the work
+            self._executor.submit(contextvars.copy_context().run, self._run, job, work)
         except BaseException:
             with self._lock:
                 del self._jobs[key]

@@ -134,11 +134,14 @@ class Volumes:
             VolumeBusyError: it cannot be taken away yet.
         """
         with self._hold(volume_id, path):
+            record = self._records.get(volume_id, path)
             target = Target.open(path, self._kubelet_dir)
             if target:
                 with target:
-                    self._take_away(target, self._records.get(volume_id, path))
-            self._records.drop(volume_id, path)
+                    self._take_away(target, record)
+            if record:
+                self._records.drop(volume_id, path)
+                _log("unpublished", record)
 
     def statistics(self, volume_id: str, path: str) -> VolumeStatistics:
         """Return what a published volume shows.
@@ -221,7 +224,8 @@ class Volumes:
         return record
 
     def _show(self, request: PublishRequest, target: Target, artifact: PulledArtifact) -> None:
-        self._records.put(request.record(VolumeState.PUBLISHED, artifact))
+        record = request.record(VolumeState.PUBLISHED, artifact)
+        self._records.put(record)
         created = False
         try:
             created = target.create(directory=artifact.path.is_dir())
@@ -231,6 +235,7 @@ class Volumes:
                 target.remove()
             self._records.drop(request.volume_id, request.target)
             raise
+        _log("published", record)
 
     def _take_away(self, target: Target, record: VolumeRecord | None) -> None:
         if record is None and target.is_mounted() and find_our_mount(target.path, self._trees) is None:
@@ -254,6 +259,17 @@ class Volumes:
         if target is None:
             raise InvalidRequestError(f"path {printable(path, 300)}", "has no parent directory", "create it first")
         return target
+
+
+def _log(event: str, record: VolumeRecord) -> None:
+    logger.info(
+        event,
+        volume_id=record.volume_id,
+        pod=record.pod,
+        reference=record.reference,
+        bytes=record.size,
+        files=record.files,
+    )
 
 
 def _short(volume_id: str) -> str:
