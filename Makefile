@@ -1,5 +1,5 @@
 # Two commands for people: `make demo` and `make test`. Both set up what they need first.
-.PHONY: demo test lint bench soak setup clean help
+.PHONY: demo test lint bench setup clean help
 .DEFAULT_GOAL := help
 
 VENV := .venv

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import threading
 import time
@@ -167,6 +168,7 @@ def serve(settings: ServeSettings) -> None:
         StoreBrokenError: the state directory cannot be used.
     """
     socket_path(settings.endpoint)
+    _raise_file_limit()
     policy = config.load(settings.config_file)
     app = Application(settings.state_dir, policy, settings.driver_name)
     watcher = None
@@ -181,6 +183,12 @@ def serve(settings: ServeSettings) -> None:
         app.close()
     logger.info("stopped")
     os._exit(0)  # threads of pulls under way are no reason to stay; their bytes are kept
+
+
+def _raise_file_limit() -> None:
+    """Take as many file descriptors as we may: connections, ingests of a group and waiting calls add up."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: ServeSettings, app: Application, metrics_server: MetricsServer) -> None:
