@@ -1,1 +1,4 @@
-"""Benchmarks."""
+"""Benchmarks: we and our peers in turn on the same work; what counts is the ratio, not the machine.
+
+.venv/bin/python -m benchmarks [--only ROW] [--runs N] [--small] [--json FILE] [--directory DIR]
+"""

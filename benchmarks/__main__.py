@@ -1,0 +1,85 @@
+"""`python -m benchmarks`: run the rows that are wanted and print the report."""
+
+import argparse
+import datetime as dt
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import machine, report
+from benchmarks.cold import many_files, one_blob
+from benchmarks.figures import Row
+from benchmarks.herd import herd
+from benchmarks.memory import memory
+from benchmarks.warm import warm_publish
+from benchmarks.workbench import SMALL, Scale, Workbench, workbench
+
+_ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
+    "one-blob": one_blob,
+    "many-files": many_files,
+    "warm": warm_publish,
+    "herd": herd,
+    "memory": memory,
+}
+_OWN_NAMESPACE = "CSI_ORAS_BENCH_NAMESPACE"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, and print."""
+    options = _options(arguments)
+    if os.geteuid():
+        sys.exit("benchmarks: need root, for mounts")
+    _enter_namespace(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleared away, as after Ctrl-C
+    peers = machine.present()
+    rows = []
+    with workbench(options.directory, SMALL if options.small else Scale()) as bench:
+        circumstances = _circumstances(arguments, bench.directory, peers)
+        for name in options.only or _ROWS:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            rows.append(_ROWS[name](bench, peers, options.runs))
+    print(report.markdown(rows, circumstances))
+    if options.json:
+        report.write_json(options.json, rows, circumstances)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=_ROWS, help="a row to run (again for more); all by default")
+    parser.add_argument("--runs", type=int, default=5, help="rounds that count, of the rows that have rounds")
+    parser.add_argument("--small", action="store_true", help="tiny work: shows that all of it runs, measures nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to a file, too")
+    parser.add_argument(
+        "--directory", type=Path, default=Path("/var/tmp"),  # noqa: S108 (a disk, as below /var/lib; we make our own)
+        help="where registry, stores and targets are made, and removed again; about 25 GB",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _enter_namespace(arguments: Sequence[str]) -> None:
+    """Go on in a mount namespace of our own: whatever were left mounted ends with it, and nobody else sees it."""
+    if os.environ.get(_OWN_NAMESPACE):
+        return
+    enter = ["unshare", "--mount", "--propagation", "private"]
+    if shutil.which("unshare") and subprocess.run([*enter, "true"], check=False).returncode == 0:
+        command = [*enter, sys.executable, "-m", "benchmarks", *arguments]
+        os.execvpe(command[0], command, {**os.environ, _OWN_NAMESPACE: "1"})  # noqa: S606 (a list of ours)
+
+
+def _circumstances(arguments: Sequence[str], directory: Path, peers: set[str]) -> report.Circumstances:
+    return report.Circumstances(
+        date=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=shlex.join(["python", "-m", "benchmarks", *arguments]),
+        machine=machine.describe(directory),
+        versions=machine.versions(),
+        missing=tuple(sorted(set(machine.PEERS) - peers)),
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,70 @@
+"""Resident memory of the driver while it pulls 8 GiB."""
+
+import re
+import threading
+from pathlib import Path
+from typing import Self
+
+from benchmarks.contenders import publish
+from benchmarks.figures import Figure, Goal, Kind, Row
+from benchmarks.workbench import Workbench
+from tests.support.driver import Driver
+
+_SAMPLE_SECONDS = 0.05
+_MOST_MIB = 120
+
+
+def memory(bench: Workbench, _peers: set[str], _runs: int) -> Row:
+    """Pull everything there is, with all blobs at once, and watch the driver."""
+    artifact = bench.large(bench.scale.blobs)
+    row = Row(name="memory", work=f"resident memory, pull of {artifact.size >> 20} MiB in {bench.scale.blobs} blobs")
+    with bench.fresh() as place, Driver(place) as driver:
+        process = driver.process
+        if process is None:
+            raise RuntimeError("the driver does not run")
+        target = driver.target()
+        idle = _mebibytes(process.pid, "VmRSS")
+        with _Watch(process.pid) as watch:
+            publish(driver, target, artifact.reference)
+        most = _mebibytes(process.pid, "VmHWM")
+        driver.unpublish(target)
+    row.figures = [
+        _figure("most (VmHWM)", [most]),
+        _figure("during the pull (VmRSS)", watch.samples or [most]),
+        _figure("idle before", [idle]),
+    ]
+    row.goals = [Goal(text=f"under {_MOST_MIB} MiB", measured=f"{most:.0f} MiB", reached=most < _MOST_MIB)]
+    return row
+
+
+class _Watch:
+    """Looks at a process's resident memory while a block runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.samples: list[float] = []
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._over.wait(_SAMPLE_SECONDS):
+            self.samples.append(_mebibytes(self._pid, "VmRSS"))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def _mebibytes(pid: int, field: str) -> float:
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"process {pid} has no {field}")
+    return int(found[1]) / 1024
+
+
+def _figure(who: str, samples: list[float]) -> Figure:
+    return Figure(who=f"csi-oras, {who}", kind=Kind.OURS, unit="MiB", samples=tuple(samples))
