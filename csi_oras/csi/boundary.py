@@ -15,7 +15,6 @@ from csi_oras.errors import CsiOrasError
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 
-_QUIET = frozenset({"Probe", "NodeGetCapabilities", "NodeGetVolumeStats", "GetPluginInfo", "GetPluginCapabilities"})
 _POD = "csi.storage.k8s.io/pod."
 
 Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
@@ -60,7 +59,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.observe_operation(method, go_name(code), seconds)
-                _log_end(method, code, seconds)
+                logger.debug("call ended", code=go_name(code), seconds=round(seconds, 4))
 
         return handler
 
@@ -89,8 +88,3 @@ def _unexpected(error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -
         return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNIMPLEMENTED
     logger.error("a bug: unexpected exception", exc_info=error)
     return grpc.StatusCode.INTERNAL
-
-
-def _log_end(method: str, code: grpc.StatusCode, seconds: float) -> None:
-    quiet = code is grpc.StatusCode.OK and method.rpartition("/")[2] in _QUIET
-    (logger.debug if quiet else logger.info)("call ended", code=go_name(code), seconds=round(seconds, 4))

@@ -144,8 +144,8 @@ def _busy(path: str, error: OSError) -> CsiOrasError:
 def _relative(path: str, kubelet_dir: Path) -> str:
     if "\0" in path or len(os.fsencode(path)) > _LONGEST:
         raise _invalid(path, "is not a path")
-    for base in {str(kubelet_dir), os.path.realpath(kubelet_dir)}:
-        prefix = base.rstrip("/") + "/"
+    for base in (os.fspath, os.path.realpath):  # the second costs system calls, and is seldom needed
+        prefix = base(kubelet_dir).rstrip("/") + "/"
         relative = path.removeprefix(prefix).rstrip("/")
         if path.startswith(prefix) and relative:
             if {"", ".", ".."} & set(relative.split("/")):

@@ -1,5 +1,6 @@
 """Secrets: text that only the registry package may look at, and only by asking for it."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -40,8 +41,8 @@ def redact(value: Any) -> Any:
     return str(value)
 
 
-_SENSITIVE = ("secret", "token", "password", "authorization", "credential", "volume_context", "auth")
+_SENSITIVE = re.compile("secret|token|password|authorization|credential|volume_context|auth", re.IGNORECASE)
 
 
 def _is_sensitive(key: object) -> bool:
-    return isinstance(key, str) and any(word in key.lower() for word in _SENSITIVE)
+    return isinstance(key, str) and _SENSITIVE.search(key) is not None
