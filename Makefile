@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: setup ## watch a real registry, a real driver and real mounts (root)
+demo: ## watch a real registry, a real driver and real mounts (root)
+	@.ci/setup demo
 	@$(BIN)/csi-oras demo
 
 test: setup ## run everything: lint, types, import contracts, tests, csi-sanity

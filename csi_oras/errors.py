@@ -103,6 +103,10 @@ class StoreBrokenError(UnobtainableError):
     """The store cannot be read or written."""
 
 
+class UnhealthyError(UnobtainableError):
+    """The driver cannot work as it stands; a probe says so."""
+
+
 class UnacceptableError(CsiOrasError):
     """What we got is wrong."""
 

@@ -9,6 +9,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 
 import csi_oras
 from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
+from csi_oras.errors import UnhealthyError, UnobtainableError
 
 
 class Identity(csi_pb2_grpc.IdentityServicer):
@@ -36,7 +37,10 @@ class Identity(csi_pb2_grpc.IdentityServicer):
         """Look at the store: one statement on the database and one status of its file system.
 
         Raises:
-            StoreBrokenError: the store cannot be used.
+            UnhealthyError: the store cannot be used.
         """
-        await asyncio.get_running_loop().run_in_executor(self._pool, self._check)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._check)
+        except UnobtainableError as error:
+            raise UnhealthyError(error.subject, error.cause, error.remedy) from error
         return csi_pb2.ProbeResponse(ready=BoolValue(value=True))

@@ -20,6 +20,7 @@ CODES: dict[type[errors.CsiOrasError], grpc.StatusCode] = {
     errors.AccessDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.RegistryUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.NoSpaceError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UnhealthyError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StoreBrokenError: grpc.StatusCode.UNAVAILABLE,
     errors.DigestMismatchError: grpc.StatusCode.DATA_LOSS,
     errors.SizeMismatchError: grpc.StatusCode.DATA_LOSS,
