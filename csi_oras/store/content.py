@@ -107,7 +107,11 @@ class ContentStore:
         ingest = self.ingest(blob)
         if ingest is None:
             return
-        ingest.write(memoryview(content), 0)
+        try:
+            ingest.write(memoryview(content), 0)
+        except BaseException:
+            ingest.remove()
+            raise
         hasher = blob.digest.hasher()
         hasher.update(content)
         self.commit(ingest, Digest(blob.digest.algorithm, hasher.hexdigest()))

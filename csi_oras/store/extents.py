@@ -26,9 +26,9 @@ class Extents:
         """Return the gaps below `size`."""
         gaps, position = [], 0
         for start, end in self.intervals:
-            if start > position:
+            if position < min(start, size):
                 gaps.append((position, min(start, size)))
-            position = max(position, end)
+            position = end
         if position < size:
             gaps.append((position, size))
         return gaps

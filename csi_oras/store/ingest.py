@@ -131,6 +131,13 @@ class Ingest:
         self.path.unlink(missing_ok=True)
         self.close()
 
+    def abandon(self) -> None:
+        """Let go of the file; it stays only if it has bytes that the next attempt can go on from."""
+        if self._extents_path.exists():
+            self.close()
+        else:
+            self.remove()
+
     def close(self) -> None:
         """Let go of the file; its bytes stay for the next attempt."""
         os.close(self.descriptor)

@@ -152,7 +152,7 @@ def _abandoned_on_error(ingest: Ingest) -> Iterator[None]:
         ingest.remove()
         raise
     except BaseException:
-        ingest.close()
+        ingest.abandon()
         raise
 
 
