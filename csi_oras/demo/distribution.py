@@ -11,6 +11,7 @@ from typing import Self
 from csi_oras.errors import InvalidConfigError
 
 _START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
 _PROGRAMS = ("docker-registry", "registry")
 
 
@@ -61,7 +62,11 @@ class Distribution:
         )
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 (a program of this machine, a file of ours)
-                [found, "serve", str(configuration)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [found, "serve", str(configuration)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for whoever started us: they stop it when they are done
             )
         self._wait()
 
@@ -79,7 +84,11 @@ class Distribution:
         """Stop it; its data stays for another start."""
         if self._process:
             self._process.terminate()
-            self._process.wait()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
     def __enter__(self) -> Self:
