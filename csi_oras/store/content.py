@@ -58,6 +58,13 @@ class ContentStore:
             unfinished = sum(entry.stat().st_blocks * _BLOCK for entry in os.scandir(self._paths.ingests))
         return StoreUsage(blobs=len(sizes), verified=sum(sizes), unfinished=unfinished)
 
+    def begun(self, blob: Descriptor) -> int:
+        """Bytes that the unfinished blob has taken of the file system already, at most its size."""
+        try:
+            return min(self._paths.ingest(blob.digest).stat().st_blocks * _BLOCK, blob.size)
+        except FileNotFoundError:
+            return 0
+
     def room(self) -> int:
         """Bytes that the store's file system has left."""
         with store_errors("store"):

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from csi_oras.errors import StoreBrokenError
@@ -46,10 +47,8 @@ class TreeStore:
         if target.is_dir():
             return target
         with store_errors(f"tree {plan.digest.short}"):
-            staging = Path(tempfile.mkdtemp(dir=self._paths.staging))
-            lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            staging, lock = self._new_staging()
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
                 tree = staging / "tree"
                 self._fill(tree, plan)
                 _publish(tree, target)
@@ -57,6 +56,17 @@ class TreeStore:
                 _remove(staging)
                 os.close(lock)
         return target
+
+    def _new_staging(self) -> tuple[Path, int]:
+        """Return a new directory and the descriptor that keeps it locked; a sweep may take it before the lock does."""
+        while True:
+            staging = Path(tempfile.mkdtemp(dir=self._paths.staging))
+            with suppress(FileNotFoundError):
+                lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if os.fstat(lock).st_nlink:
+                    return staging, lock
+                os.close(lock)
 
     def _fill(self, tree: Path, plan: Plan) -> None:
         tree.mkdir(mode=0o755)
@@ -87,7 +97,10 @@ class TreeStore:
     def sweep(self) -> None:
         """Remove staging that a crash left behind; what a living process works on is locked."""
         for staging in self._paths.staging.iterdir():
-            descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            except (FileNotFoundError, NotADirectoryError):  # finished meanwhile, or none of ours
+                continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(staging)

@@ -37,7 +37,7 @@ class Gatherer:
         """
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan.blobs, absent, progress)
-        self._check_room(sum(blob.size for blob in absent), subject)
+        self._check_room(sum(blob.size - self._content.begun(blob) for blob in absent), subject)
         layers = {entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries}
         own = self._fetch_all(client, absent, progress, layers)
         unproven = [

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from csi_oras.errors import (
     InvalidRequestError,
+    NoSpaceError,
     VolumeBusyError,
     VolumeConflictError,
     VolumeNotFoundError,
@@ -140,8 +141,15 @@ class Volumes:
                 with target:
                     self._take_away(target, record)
             if record:
-                self._records.drop(volume_id, path)
+                self._forget(record)
                 _log("unpublished", record)
+
+    def _forget(self, record: VolumeRecord) -> None:
+        """Drop the record of what is gone; a full disk keeps no pod from going, which is how it gets room."""
+        try:
+            self._records.drop(record.volume_id, record.target)
+        except NoSpaceError as error:
+            logger.warning("the record of a volume stays until the next start", cause=error.message)
 
     def statistics(self, volume_id: str, path: str) -> VolumeStatistics:
         """Return what a published volume shows.

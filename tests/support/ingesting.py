@@ -43,7 +43,7 @@ class OtherProcess:
         assert self._process.wait(30) == 0
 
     def kill(self) -> None:
-        """kill -9."""
+        """End it as a crash would."""
         self._process.kill()
         self._process.wait(30)
 

@@ -1,0 +1,240 @@
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from csi_oras.errors import StoreBrokenError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.name import Name
+from csi_oras.oci.plan import Plan, PlanEntry
+from csi_oras.oci.platform import Platform
+from csi_oras.oci.reference import Reference
+from csi_oras.store.catalogue import Catalogue
+from csi_oras.store.database import Database
+from csi_oras.store.grants import ANONYMOUS, Grants, load_key
+from csi_oras.store.paths import StatePaths
+from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
+
+_AMD64 = Platform("linux", "amd64", "")
+_ROOT, _ARTIFACT = Digest.of(b"root"), Digest.of(b"artifact")
+_RECORD = VolumeRecord(
+    volume_id="v1",
+    target="/t/1",
+    state=VolumeState.PUBLISHED,
+    fingerprint="f",
+    reference="reg.example/a:v1",
+    artifact=str(_ARTIFACT),
+    plan=str(Digest.of(b"plan")),
+    size=10,
+    files=2,
+    pod="default/p",
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Database:
+    return Database(path)
+
+
+def filled(path: Path) -> None:
+    """A database of many pages, closed."""
+    database = Database(path)
+    records = VolumeRecords(database)
+    with database.transaction():
+        for number in range(500):
+            database.query("INSERT INTO tags VALUES (?, ?, ?)", f"reg.example/{number}", "v1", "x" * 200)
+    records.put(_RECORD)
+    database.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+
+
+def overwrite(path: Path, offset: int, length: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xa5" * length)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [
+        pytest.param(0, 100, id="header"),
+        pytest.param(0, 1 << 20, id="everything"),
+        pytest.param(4096, 40_960, id="pages in the middle"),
+    ],
+)
+def test_corrupt_database_is_set_aside_and_replaced(path: Path, offset: int, length: int) -> None:
+    filled(path)
+    overwrite(path, offset, length)
+    records = VolumeRecords(Database(path))
+    assert records.all() == []
+    records.put(_RECORD)
+    assert records.get("v1", "/t/1") == _RECORD
+    assert len(list(path.parent.glob("state.db.corrupt-*"))) == 1
+
+
+def test_sound_database_keeps_its_records(path: Path) -> None:
+    filled(path)
+    assert VolumeRecords(Database(path)).all() == [_RECORD]
+    assert list(path.parent.glob("*.corrupt-*")) == []
+
+
+def test_database_of_a_newer_release_is_refused_and_kept(path: Path) -> None:
+    filled(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreBrokenError, match="newer release"):
+        Database(path)
+    assert list(path.parent.glob("*.corrupt-*")) == []
+
+
+def test_database_that_is_a_directory_is_refused(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StoreBrokenError, match=r"state\.db"):
+        Database(path)
+
+
+def test_database_is_for_its_owner_alone(path: Path, database: Database) -> None:
+    del database
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_failed_transaction_leaves_nothing(database: Database) -> None:
+    def fail() -> None:
+        with database.transaction():
+            database.query("INSERT INTO tags VALUES ('r', 't', 'x')")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        fail()
+    assert database.query("SELECT * FROM tags") == []
+    with database.transaction():  # and the next one works
+        database.query("INSERT INTO tags VALUES ('r', 't', 'x')")
+    assert len(database.query("SELECT * FROM tags")) == 1
+
+
+def test_two_processes_records_are_seen_by_both(path: Path, database: Database) -> None:
+    other = Database(path)
+    VolumeRecords(database).put(_RECORD)
+    assert VolumeRecords(other).get("v1", "/t/1") == _RECORD
+
+
+def test_bad_statement_is_an_error_of_the_store(database: Database) -> None:
+    with pytest.raises(StoreBrokenError, match="the store fails"):
+        database.query("SELECT * FROM nothing")
+
+
+def test_grant_holds_for_its_repository_digest_and_credential_only(database: Database) -> None:
+    grants = Grants(database)
+    repository = Reference.parse("reg.example/team/model:v1").repository
+    others = [Reference.parse(text).repository for text in ("reg.example/team/other:v1", "else.example/team/model:v1")]
+    grants.add(repository, [_ROOT], "alice")
+    assert grants.allow(repository, _ROOT, "alice")
+    assert not grants.allow(repository, _ROOT, "bob")
+    assert not grants.allow(repository, _ROOT, ANONYMOUS)
+    assert not grants.allow(repository, _ARTIFACT, "alice")
+    assert not any(grants.allow(other, _ROOT, "alice") for other in others)
+
+
+def test_anonymous_grant_opens_to_everybody(database: Database) -> None:
+    grants = Grants(database)
+    repository = Reference.parse("reg.example/team/model:v1").repository
+    grants.add(repository, [_ROOT], ANONYMOUS)
+    assert grants.allow(repository, _ROOT, "alice")
+    assert grants.allow(repository, _ROOT, ANONYMOUS)
+    assert not grants.allow(repository, _ARTIFACT, "alice")
+
+
+def test_grant_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    paths = StatePaths.create(tmp_path / "state")
+    key = load_key(paths)
+    assert len(key) == 32
+    assert load_key(paths) == key
+    assert paths.grant_key.stat().st_mode & 0o777 == 0o600
+
+
+def test_torn_grant_key_is_made_anew(tmp_path: Path) -> None:
+    paths = StatePaths.create(tmp_path / "state")
+    paths.grant_key.write_bytes(b"torn")
+    key = load_key(paths)
+    assert len(key) == 32
+    assert load_key(paths) == key
+
+
+def _plan(*names: str, single: bool = False) -> Plan:
+    entries = (
+        PlanEntry(name=Name.parse(name), blob=Descriptor.of(name.encode(), "a/b"), layer=0, rule="title")
+        for name in names
+    )
+    return Plan(entries=tuple(entries), single=single)
+
+
+def test_catalogue_remembers_tags_per_repository_and_plans_per_selection(database: Database) -> None:
+    catalogue, reference = Catalogue(database), Reference.parse("reg.example/a:v1")
+    plan = _plan("one", "two")
+    added = catalogue.add(reference, _ROOT, _ARTIFACT, plan, (_AMD64, "all"))
+    assert catalogue.root(reference) == _ROOT
+    assert catalogue.root(Reference.parse("reg.example/b:v1")) is None
+    assert catalogue.root(Reference.parse(f"reg.example/b@{_ARTIFACT}")) == _ARTIFACT
+    assert catalogue.plan(_ROOT, _AMD64, "all") == added
+    assert (added.artifact, added.plan, added.size, added.files) == (_ARTIFACT, plan.digest, 6, 2)
+    assert catalogue.plan(_ROOT, _AMD64, "some") is None
+    assert catalogue.plan(_ROOT, Platform("linux", "arm64", ""), "all") is None
+
+
+def test_catalogue_follows_a_moved_tag(database: Database) -> None:
+    catalogue, reference = Catalogue(database), Reference.parse("reg.example/a:v1")
+    catalogue.add(reference, _ROOT, _ARTIFACT, _plan("one"), (_AMD64, "all"))
+    catalogue.add(reference, Digest.of(b"new"), Digest.of(b"new"), _plan("two"), (_AMD64, "all"))
+    assert catalogue.root(reference) == Digest.of(b"new")
+    assert catalogue.count() == 2
+
+
+def test_catalogue_knows_the_only_file_of_a_single_plan(database: Database) -> None:
+    catalogue = Catalogue(database)
+    reference = Reference.parse("reg.example/a:v1")
+    catalogue.add(reference, _ROOT, _ARTIFACT, _plan("x.bin", single=True), (_AMD64, "path=x.bin"))
+    found = catalogue.plan(_ROOT, _AMD64, "path=x.bin")
+    assert found is not None
+    assert found.single == "x.bin"
+
+
+def test_catalogue_lists_artifacts_with_references_and_volumes(database: Database) -> None:
+    catalogue, records = Catalogue(database), VolumeRecords(database)
+    for text in ("reg.example/a:v1", "reg.example/a:v2", "reg.example/b:v1"):
+        catalogue.add(Reference.parse(text), _ROOT, _ARTIFACT, _plan("one"), (_AMD64, "all"))
+    records.put(_RECORD)
+    records.put(replace(_RECORD, target="/t/2"))
+    records.put(replace(_RECORD, target="/t/3", state=VolumeState.PUBLISHING))
+    (listed,) = catalogue.artifacts()
+    assert listed.digest == _ARTIFACT
+    assert listed.references == ("reg.example/a:v1", "reg.example/a:v2", "reg.example/b:v1")
+    assert (listed.size, listed.volumes) == (3, 2)
+
+
+def test_volume_record_is_the_lease_on_its_artifact(database: Database) -> None:
+    records = VolumeRecords(database)
+    records.put(_RECORD)
+    assert [row[0] for row in database.query("SELECT digest FROM leases")] == [str(_ARTIFACT)]
+    records.drop("v1", "/t/1")
+    assert records.all() == []
+    assert database.query("SELECT * FROM leases") == []
+
+
+def test_volume_records_are_by_volume_and_target(database: Database) -> None:
+    records = VolumeRecords(database)
+    other = replace(_RECORD, target="/t/2", state=VolumeState.PUBLISHING)
+    records.put(_RECORD)
+    records.put(other)
+    assert records.get("v1", "/t/2") == other
+    assert records.get("v2", "/t/1") is None
+    assert records.published() == 1
+    records.drop("v1", "/t/1")
+    assert records.all() == [other]

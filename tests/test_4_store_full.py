@@ -1,0 +1,126 @@
+"""A store on a file system that is too small: refused at the start, and well again when there is room."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from csi_oras.errors import NoSpaceError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.store.content import ContentStore
+from csi_oras.store.paths import StatePaths
+from tests.support.artifacts import Layer, Pusher
+from tests.support.calls import refused
+from tests.support.driver import Driver
+
+pytestmark = pytest.mark.needs("root")
+_MIB = 1 << 20
+
+
+class SmallDisk:
+    """A tmpfs that can be filled, emptied and grown."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._ballast = directory / "ballast"
+
+    def fill(self) -> None:
+        """Leave no byte free."""
+        with self._ballast.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(_MIB)):
+                    pass
+            except OSError:
+                return
+
+    def clear(self) -> None:
+        """Free what was filled."""
+        self._ballast.unlink()
+
+    def grow(self, size: str) -> None:
+        """Make it larger."""
+        subprocess.run(["mount", "-o", f"remount,size={size}", self.directory], check=True)
+
+
+@pytest.fixture
+def disk(short_path: Path) -> Iterator[SmallDisk]:
+    directory = short_path / "state"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", directory], check=True)
+    yield SmallDisk(directory)
+    subprocess.run(["umount", "-l", directory], check=True)
+
+
+@pytest.fixture
+def cramped(disk: SmallDisk, short_path: Path) -> Iterator[Driver]:
+    with Driver(disk.directory.parent) as running:
+        assert running.state == short_path / "state"
+        yield running
+
+
+def test_put_on_a_full_disk_is_no_space_and_heals(disk: SmallDisk) -> None:
+    content = ContentStore(StatePaths.create(disk.directory))
+    data = bytes(_MIB)
+    blob = Descriptor.of(data, "application/octet-stream")
+    disk.fill()
+    with pytest.raises(NoSpaceError, match="full"):
+        content.put(blob, data)
+    assert not content.has(blob)
+    disk.clear()
+    content.put(blob, data)
+    assert content.has(blob)
+
+
+def test_artifact_larger_than_the_room_is_refused_before_a_byte_is_fetched(
+    cramped: Driver, disk: SmallDisk, pusher: Pusher, repository: str
+) -> None:
+    reference = pusher.artifact(repository, [Layer(content=bytes(30 * _MIB), title="large")])
+    target = cramped.target()
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, reference, "needs 31.5 MB", "make room"):
+        cramped.publish(target, reference=reference)
+    assert not target.exists()
+    assert list((disk.directory / "ingest").iterdir()) == []
+    assert cramped.metrics()["csi_oras_pull_bytes_total"] == 0
+    disk.grow("100m")
+    cramped.publish(target, reference=reference)
+    assert (target / "large").stat().st_size == 30 * _MIB
+    cramped.unpublish(target)
+
+
+def test_full_disk_is_resource_exhausted_and_heals_with_room(
+    cramped: Driver, disk: SmallDisk, pusher: Pusher, repository: str
+) -> None:
+    reference = pusher.artifact(repository, [Layer(content=b"small", title="small")])
+    target = cramped.target()
+    disk.fill()
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
+        cramped.publish(target, reference=reference)
+    assert not target.exists()
+    assert cramped.mounts() == []
+    disk.clear()
+    cramped.publish(target, reference=reference)
+    assert (target / "small").read_bytes() == b"small"
+    disk.fill()  # and what is published goes also when there is no room at all
+    cramped.unpublish(target)
+    assert not target.exists()
+
+
+def test_what_is_left_of_a_pull_counts_as_room_for_it(
+    disk: SmallDisk, short_path: Path, pusher: Pusher, repository: str
+) -> None:
+    layer = Layer(content=bytes(20 * _MIB), title="large")
+    reference = pusher.artifact(repository, [layer])
+    blob = Descriptor.of(layer.content, layer.media_type)
+    ingest = ContentStore(StatePaths.create(disk.directory)).ingest(blob)
+    assert ingest is not None
+    ingest.write(memoryview(layer.content)[: 16 * _MIB], 0)
+    ingest.keep(0, 16 * _MIB)
+    ingest.close()
+    disk.grow("44m")  # 20 MiB do not fit beside the 16 that are there, the missing 4 do
+    with Driver(short_path) as driver:
+        target = driver.target()
+        driver.publish(target, reference=reference)
+        assert (target / "large").stat().st_size == 20 * _MIB
+        driver.unpublish(target)
