@@ -6,6 +6,7 @@ and remount, and what came of it is checked, since MS_BIND ignores MS_RDONLY.
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from csi_oras.errors import CsiOrasError, StoreBrokenError, VolumeBusyError, printable
@@ -51,7 +52,7 @@ def bind_and_remount(source: Path, target: Target, *, noexec: bool) -> None:
     Raises:
         OSError: the kernel refuses.
     """
-    kernel.mount(str(source), target.link, kernel.MS_BIND)
+    _bind_unfollowed(source, target)
     try:
         flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount("none", target.link, flags | (kernel.MS_NOEXEC if noexec else 0))
@@ -59,6 +60,17 @@ def bind_and_remount(source: Path, target: Target, *, noexec: bool) -> None:
     except OSError:
         kernel.unmount(target.link, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
         raise
+
+
+def _bind_unfollowed(source: Path, target: Target) -> None:
+    """Bind upon the name itself: mount(2) would follow a symbolic link that took its place."""
+    place = os.open(target.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target.parent)
+    try:
+        if stat.S_ISLNK(os.fstat(place).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        kernel.mount(str(source), f"/proc/self/fd/{place}", kernel.MS_BIND)
+    finally:
+        os.close(place)
 
 
 def _check_read_only(source: Path, target: Target) -> None:
