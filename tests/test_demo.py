@@ -257,6 +257,12 @@ def test_tour_without_root_asks_for_it(monkeypatch: pytest.MonkeyPatch, capsys: 
     )
 
 
+def test_make_demo_sets_up_no_more_than_the_tour_needs() -> None:
+    root = Path(__file__).parent.parent
+    plan = subprocess.run(["make", "-n", "demo"], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert plan.splitlines() == [".ci/setup demo", ".venv/bin/csi-oras demo"]
+
+
 def test_signal_in_a_held_block_ends_the_block_after_it() -> None:
     interrupts, reached = Interrupts(), False
 
