@@ -22,7 +22,7 @@ from csi_oras.cli.options import (
     selection_options,
     store_options,
 )
-from csi_oras.cli.output import bar, console
+from csi_oras.cli.output import bar, console, count_files
 from csi_oras.errors import InvalidRequestError, printable
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.reference import Reference
@@ -32,7 +32,7 @@ from csi_oras.transfer.pull import PulledArtifact, PullRequest
 from csi_oras.volume import attributes
 
 
-@click.command()
+@click.command(short_help="Pull an artifact into the store.")
 @click.argument("reference", type=REFERENCE, metavar="REF")
 @click.option("--to", "directory", type=click.Path(path_type=Path), help="Copy the files to this directory, too.")
 @selection_options
@@ -59,11 +59,11 @@ def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) 
     else:
         came = f"{decimal(pulled.fetched)} fetched" if pulled.fetched else "already here"
         click.echo(
-            f"{pulled.reference}\n{pulled.files} files, {decimal(pulled.size)} ({came})\n{directory or pulled.path}"
+            f"{pulled.reference}\n{count_files(pulled.files)}, {decimal(pulled.size)} ({came})\n{directory or pulled.path}"
         )
 
 
-@click.command()
+@click.command(short_help="Push files as an artifact.")
 @click.argument("reference", type=REFERENCE, metavar="REF")
 @click.argument("paths", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True, metavar="PATH...")
 @click.option("--artifact-type", default="", help="The artifactType of the manifest.")
@@ -89,11 +89,11 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
     click.echo(
         json.dumps(document)
         if as_json
-        else f"{pinned}\n{len(files)} files, {decimal(pushed.size)} ({decimal(pushed.sent)} sent)"
+        else f"{pinned}\n{count_files(len(files))}, {decimal(pushed.size)} ({decimal(pushed.sent)} sent)"
     )
 
 
-@click.command()
+@click.command(short_help="Show what a volume would hold, and why.")
 @click.argument("reference", type=REFERENCE, metavar="REF")
 @selection_options
 @registry_options
@@ -174,7 +174,7 @@ def _copy_file(source: Any, target: Any) -> None:
 def _print_plan(document: dict[str, Any], plan: Plan) -> None:
     out = console()
     out.print(Text(document["reference"], style="bold"))
-    out.print(Text(f"{document['artifactType']}, {len(plan.entries)} files, {decimal(plan.size)}"))
+    out.print(Text(f"{document['artifactType']}, {count_files(len(plan.entries))}, {decimal(plan.size)}"))
     root = Tree("/")
     branches: dict[tuple[str, ...], Tree] = {(): root}
     for entry in plan.entries:

@@ -38,9 +38,17 @@ class _ReferenceType(click.ParamType[str]):
 REFERENCE = _ReferenceType()
 
 
+def _with(command: _Command, *options: Callable[[_Command], _Command]) -> _Command:
+    """Add options in the order in which the help shows them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def store_options(command: _Command) -> _Command:
     """Add the options of commands that open the store."""
-    for option in (
+    return _with(
+        command,
         click.option(
             "--state-dir", type=click.Path(path_type=Path), default=DEFAULT_STATE_DIR, show_default=True,
             help="The store that the driver of this node uses.",
@@ -50,14 +58,13 @@ def store_options(command: _Command) -> _Command:
             help="The node policy file; without it the defaults hold.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+    )  # fmt: skip
 
 
 def registry_options(command: _Command) -> _Command:
     """Add the options that give a credential."""
-    for option in (
+    return _with(
+        command,
         click.option(
             "--registry-config",
             type=click.Path(path_type=Path, exists=True),
@@ -65,14 +72,13 @@ def registry_options(command: _Command) -> _Command:
         ),
         click.option("-u", "--username", help="The registry's user; give the password with --password-stdin."),
         click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def selection_options(command: _Command) -> _Command:
     """Add the attributes that select what of an artifact is wanted."""
-    for option in (
+    return _with(
+        command,
         click.option("--platform", default="", help="os/arch[/variant] of an index; the node's own by default."),
         click.option("--include", default="", help="Comma-separated globs of names to keep."),
         click.option("--exclude", default="", help="Comma-separated globs of names to leave out."),
@@ -84,9 +90,7 @@ def selection_options(command: _Command) -> _Command:
             default="auto",
             help="Whether to unpack archives.",
         ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
 def reports_errors(command: _Command) -> _Command:

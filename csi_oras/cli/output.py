@@ -9,10 +9,10 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 from csi_oras.errors import printable
 from csi_oras.telemetry.progress import Progress as TransferProgress
@@ -25,27 +25,24 @@ def bar(progress: TransferProgress, title: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with _Bar(progress, title, *columns, console=console, transient=True):
+    console.print(Text(printable(title)))
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with _Bar(progress, *columns, console=console, transient=True):
         yield
 
 
 class _Bar(Progress):
     """A bar that looks at the transfer's own counters whenever it is drawn."""
 
-    def __init__(self, transfer: TransferProgress, title: str, *columns: Any, **options: Any) -> None:
-        super().__init__(*columns, **options)
+    def __init__(self, transfer: TransferProgress, *columns: Any, **options: Any) -> None:
         self._transfer = transfer
-        self._task = self.add_task(printable(title, 80), total=None)
+        super().__init__(*columns, **options)
+        self.add_task("", total=None)
 
     def get_renderables(self) -> Any:
-        self.update(self._task, total=self._transfer.total or None, completed=self._transfer.done)
+        """Draw the counters as they stand now."""
+        for task in self.task_ids:
+            self.update(task, total=self._transfer.total or None, completed=self._transfer.done)
         return super().get_renderables()
 
 
@@ -53,3 +50,8 @@ def console() -> Console:
     """A console that never cuts what a pipe reads."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=500)
+
+
+def count_files(count: int) -> str:
+    """Return `1 file`, `2 files` and so on."""
+    return f"{count} file" if count == 1 else f"{count} files"

@@ -12,7 +12,7 @@ from csi_oras.cli.options import reports_errors
 from csi_oras.telemetry import logs
 
 
-@click.command()
+@click.command(short_help="Run the CSI driver.")
 @click.option("--endpoint", envvar="CSI_ENDPOINT", required=True, help="unix:///path/csi.sock  [env: CSI_ENDPOINT]")
 @click.option("--node-id", envvar="NODE_ID", default="", help="The node's name, as Kubernetes has it.  [env: NODE_ID]")
 @click.option("--mode", type=click.Choice(["node", "controller", "all"]), default="all", show_default=True)
@@ -45,7 +45,7 @@ def serve(log_format: str, **settings: Any) -> None:
     run_driver(ServeSettings(**settings))
 
 
-@click.command()
+@click.command(short_help="Take a tour on real parts.")
 @click.option("--keep", is_flag=True, help="Wait for Enter before everything is taken away.")
 @reports_errors
 def demo(keep: bool) -> None:  # noqa: FBT001

@@ -6,7 +6,7 @@ Requests carry a credential only to the registry's own origin; a redirect elsewh
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import IO, TypeVar
 from urllib.parse import urljoin
 
 import tenacity
@@ -74,7 +74,7 @@ def retried(action: Callable[[], _Result], attempts: int = _ATTEMPTS) -> _Result
     """Run `action` again after a failure that may pass, with growing, jittered pauses (under 3 s in all)."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(RegistryUnavailableError),
-        wait=tenacity.wait_exponential_jitter(initial=0.1, max=1.5, jitter=0.2),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=1.5) + tenacity.wait_random(0, 0.2),
         stop=tenacity.stop_after_attempt(attempts),
         reraise=True,
     )
@@ -110,6 +110,7 @@ class RepositoryClient:
             "GET", f"/manifests/{identifier}", subject, {"Accept": ", ".join(media_types.ACCEPTED)}
         ) as response:
             self._expect(response, subject, _OK)
+            _refuse_encoded(response, subject)
             content = response.read(limit)
             media_type = response.header("Content-Type").partition(";")[0].strip().lower()
         digest = Digest.of(content) if expected is None else _digest_like(expected, content)
@@ -153,8 +154,7 @@ class RepositoryClient:
             if response.status == _RANGE_NOT_SATISFIABLE:
                 raise SizeMismatchError(subject, f"has fewer than the {blob.size} bytes it should have", "report it")
             self._expect(response, subject, _OK, _PARTIAL)
-            if response.header("Content-Encoding").lower() not in ("", "identity"):
-                raise BadResponseError(subject, "comes encoded, though that was not asked for")
+            _refuse_encoded(response, subject)
             partial = response.status == _PARTIAL
             if partial:
                 _check_range(response.header("Content-Range"), start, last, blob.size, subject)
@@ -179,7 +179,7 @@ class RepositoryClient:
             self._expect(response, self._named(str(digest)), _OK)
             return True
 
-    def upload(self, blob: Descriptor, source: bytes | BinaryIO) -> None:
+    def upload(self, blob: Descriptor, source: bytes | IO[bytes]) -> None:
         """Upload `blob` in one piece (distribution-spec, POST then PUT); `source` is read once.
 
         Raises:
@@ -242,7 +242,7 @@ class RepositoryClient:
         url: str,
         headers: Mapping[str, str],
         actions: str,
-        body: bytes | BinaryIO | None = None,
+        body: bytes | IO[bytes] | None = None,
     ) -> Response:
         if Origin.of(url) != self._origin:
             return self._transport.request(method, url, headers)
@@ -252,16 +252,27 @@ class RepositoryClient:
             authorization = self._ask(access)
         sent = {**headers, "Authorization": authorization.reveal()} if authorization else headers
         response = self._transport.request(method, url, sent, body)
-        if response.status != _UNAUTHORIZED or body is not None:
+        if response.status != _UNAUTHORIZED:
             return response
-        wanted = response.header("WWW-Authenticate")
         if authorization:
             self._tokens.forget(access, authorization)
-        answer = self._tokens.answer(access, wanted)
+        if body is not None and not isinstance(body, bytes):  # sent, and cannot be sent again from here
+            return response
+        answer = self._answer(access, response)
         if answer is None:
             return response
-        response.close()
-        return self._transport.request(method, url, {**headers, "Authorization": answer.reveal()})
+        return self._transport.request(method, url, {**headers, "Authorization": answer.reveal()}, body)
+
+    def _answer(self, access: Access, response: Response) -> Secret | None:
+        """Return the header that answers a 401, which is closed unless it is the last word."""
+        try:
+            answer = self._tokens.answer(access, response.header("WWW-Authenticate"))
+        except BaseException:
+            response.close()
+            raise
+        if answer:
+            response.close()
+        return answer
 
     def _ask(self, access: Access) -> Secret | None:
         with self._transport.request("GET", f"{hosts.base_url(self.repository.registry)}/v2/", {}) as response:
@@ -273,6 +284,11 @@ class RepositoryClient:
         if response.status in statuses:
             return
         raise failure(response, subject, self.credential)
+
+
+def _refuse_encoded(response: Response, subject: str) -> None:
+    if response.header("Content-Encoding").lower() not in ("", "identity"):
+        raise BadResponseError(subject, "comes encoded, though that was not asked for", "check that it is a registry")
 
 
 def _digest_like(expected: Digest, content: bytes) -> Digest:

@@ -1,7 +1,6 @@
 """Credentials: what a volume's secret gives for a repository."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from csi_oras.errors import UnauthenticatedError
-from csi_oras.oci.reference import DOCKER_HUB, Repository
+from csi_oras.oci.reference import Repository, canonical_host
 from csi_oras.telemetry.secrets import Secret
 
 DOCKER_CONFIG_KEY = ".dockerconfigjson"
 _LARGEST_CONFIG = 1 << 20
-_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +50,7 @@ def from_secret(secret: Mapping[str, Secret], repository: Repository) -> Credent
 
 def _from_docker_config(config: Secret, repository: Repository, source: str) -> Credential | None:
     """Take the longest key that covers the repository; helpers that a tenant's file names are never run."""
-    wanted = f"{_canonical(repository.registry)}/{repository.name}"
-    covering = [(key, entry) for key, entry in _entries(config, source) if _covers(key, wanted)]
+    covering = [(key, entry) for key, entry in _entries(config, source) if _covers(key, str(repository))]
     if not covering:
         return None
     _, entry = max(covering, key=lambda found: len(found[0]))
@@ -83,11 +80,7 @@ def _canonical_key(key: str) -> str:
     rest = key.partition("://")[2] or key
     host, _, path = rest.partition("/")
     path = path.strip("/")
-    return "/".join(filter(None, (_canonical(host.lower()), "" if path in ("v1", "v2") else path)))
-
-
-def _canonical(host: str) -> str:
-    return DOCKER_HUB if host in _HUB_NAMES else host
+    return "/".join(filter(None, (canonical_host(host) or host, "" if path in ("v1", "v2") else path)))
 
 
 def _covers(key: str, wanted: str) -> bool:
@@ -99,7 +92,7 @@ def _credential(entry: dict[str, Any], source: str) -> Credential | None:
     if isinstance(encoded, str) and encoded:
         try:
             username, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # neither base64 nor UTF-8
             raise UnauthenticatedError(source, 'has an "auth" that is not base64 of user:password') from None
     if isinstance(username, str) and isinstance(password, str) and username:
         return Credential(username=username, password=Secret(password), source=source)

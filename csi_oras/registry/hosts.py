@@ -1,6 +1,7 @@
 """Hosts: where a registry is reached, and which other hosts it may send us to."""
 
 import ipaddress
+import re
 
 from csi_oras.errors import BadResponseError
 from csi_oras.oci.reference import DOCKER_HUB
@@ -8,6 +9,8 @@ from csi_oras.registry.transport import Origin
 
 _HUB_HOST = "registry-1.docker.io"
 _HTTPS_PORT = 443
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""How the last label of another spelling of an address looks (127.1, 0x7f000001, 1.2.3.4.): no honest name's does."""
 
 
 def base_url(registry: str) -> str:
@@ -47,7 +50,7 @@ def check_realm(realm: Origin, asked: Origin) -> None:
         BadResponseError: any other host (CVE-2026-48978).
     """
     check_destination(realm, asked, "token endpoint")
-    domain = asked.host.partition(".")[2]
+    domain = "" if _inner_network(asked.host) or _address(asked.host) else asked.host.partition(".")[2]
     related = "." in domain and (realm.host == domain or realm.host.endswith(f".{domain}"))
     both_here = is_loopback(asked.host) and is_loopback(realm.host)
     if not (realm.host == asked.host or related or both_here):
@@ -61,8 +64,11 @@ def check_realm(realm: Origin, asked: Origin) -> None:
 def _inner_network(host: str) -> str:
     """Name the kind of network that an address literal is in, or nothing for names and public addresses."""
     address = _address(host)
-    if address is None:  # other spellings of an address that resolvers understand are never honest
-        return "link-local" if host.isdigit() or host.startswith("0x") else "loopback" if host == "localhost" else ""
+    if address is None:
+        labels = host.rstrip(".").split(".")
+        if labels[-1] == "localhost":
+            return "loopback"
+        return "link-local" if _NUMBER.fullmatch(labels[-1]) else ""
     if address.is_loopback:
         return "loopback"
     if address.is_link_local or address.is_multicast or address.is_unspecified:
@@ -72,6 +78,8 @@ def _inner_network(host: str) -> str:
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

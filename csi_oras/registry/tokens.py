@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from csi_oras.errors import BadResponseError, RegistryUnavailableError, UnauthenticatedError
+from csi_oras.errors import BadResponseError, RegistryUnavailableError, UnacceptableError, UnauthenticatedError
 from csi_oras.oci import document as json
 from csi_oras.oci.reference import Repository
 from csi_oras.registry import hosts
@@ -111,11 +111,14 @@ def _refused(access: Access, status: int) -> Exception:
 
 
 def _read_token(body: bytes, subject: str) -> tuple[Secret, float]:
-    document = json.parse_object(body, subject)
-    token = json.text(document, "token", subject, "") or json.text(document, "access_token", subject, "")
+    try:
+        document = json.parse_object(body, subject)
+        token = json.text(document, "token", subject, "") or json.text(document, "access_token", subject, "")
+    except UnacceptableError:  # whose words may quote the answer, and with it a token
+        token = ""
     if not _TOKEN.fullmatch(token):
-        raise BadResponseError(subject, "sent no usable token")
+        raise BadResponseError(subject, "sent no usable token", "check that it is a registry")
     life = document.get("expires_in")
-    seconds = float(life) if isinstance(life, int) and not isinstance(life, bool) else 60.0
+    seconds = min(life, 2 * _LONGEST_LIFE) if isinstance(life, int) and not isinstance(life, bool) else 60.0
     # half of the life left is the margin for clocks and for requests under way
-    return Secret(f"Bearer {token}"), min(max(seconds / 2, _SHORTEST_LIFE), _LONGEST_LIFE)
+    return Secret(f"Bearer {token}"), max(seconds / 2, _SHORTEST_LIFE)

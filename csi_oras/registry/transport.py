@@ -6,6 +6,7 @@ response at a time and goes back only when the body was read to its end.
 """
 
 import http.client
+import re
 import select
 import ssl
 import threading
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import IO, Self
 from urllib.parse import SplitResult, urlsplit
 
 from csi_oras.errors import BadResponseError, RegistryUnavailableError
@@ -26,6 +27,7 @@ IDLE_PER_ORIGIN = 32
 _UPLOAD_BYTES = 1 << 20
 """What is read of a file at once to be sent."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # what else there is, resolvers fold into names that nobody checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Origin:
         """
         parts = _split(url)
         host = parts.hostname
-        if parts.scheme not in _DEFAULT_PORTS or not host or "@" in parts.netloc:
+        if parts.scheme not in _DEFAULT_PORTS or not host or not _HOST.fullmatch(host) or "@" in parts.netloc:
             raise BadResponseError("registry", "names a URL that is not plain http or https")
         try:
             port = parts.port
@@ -84,7 +86,7 @@ class _Request:
     method: str
     target: str
     headers: Mapping[str, str]
-    body: bytes | BinaryIO | None
+    body: bytes | IO[bytes] | None
 
 
 class Response:
@@ -166,7 +168,7 @@ class Transport:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: bytes | BinaryIO | None = None,
+        body: bytes | IO[bytes] | None = None,
     ) -> Response:
         """Send one request and return its response with the headers read.
 
@@ -186,7 +188,7 @@ class Transport:
         try:
             connection.request(request.method, request.target, body=request.body, headers=dict(request.headers))
             response = Response(self, request.origin, connection)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: a host that is no DNS name
             connection.close()
             raise unreachable(request.origin, error) from error
         except BaseException:

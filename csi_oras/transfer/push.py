@@ -1,6 +1,7 @@
 """Pushes: files become an artifact, each a layer under its name, as `oras push` makes them."""
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -137,9 +138,23 @@ def _send(client: RepositoryClient, file: NamedFile, layer: Descriptor, counter:
         return 0
 
     def upload() -> None:
-        with file.path.open("rb") as source:
+        counter.resume(0)
+        with _CountedFile(file.path, counter) as source:
             client.upload(layer, source)
 
     retried(upload)
-    counter.advance(layer.size)
     return layer.size
+
+
+class _CountedFile(io.FileIO):
+    """A file that counts what is read of it as sent."""
+
+    def __init__(self, path: Path, counter: Counter) -> None:
+        super().__init__(path)
+        self._counter = counter
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes."""
+        data = super().read(-1 if size is None else size) or b""
+        self._counter.advance(len(data))
+        return data
