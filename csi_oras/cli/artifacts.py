@@ -58,9 +58,8 @@ def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) 
         click.echo(json.dumps(document))
     else:
         came = f"{decimal(pulled.fetched)} fetched" if pulled.fetched else "already here"
-        click.echo(
-            f"{pulled.reference}\n{count_files(pulled.files)}, {decimal(pulled.size)} ({came})\n{directory or pulled.path}"
-        )
+        what = f"{count_files(pulled.files)}, {decimal(pulled.size)} ({came})"
+        click.echo(f"{pulled.reference}\n{what}\n{directory or pulled.path}")
 
 
 @click.command(short_help="Push files as an artifact.")
