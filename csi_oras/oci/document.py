@@ -21,7 +21,8 @@ def parse_object(content: bytes, subject: str) -> dict[str, Any]:
         HostileContentError: JSON that no honest tool writes, or no object.
     """
     try:
-        document = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_unique_members)
+        text = content.decode()  # RFC 8259, 8.1: UTF-8 and nothing else, which json.loads would guess from bytes
+        document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_members)
     except RecursionError:
         raise HostileContentError(subject, "is nested too deeply") from None
     except _RefusedError as error:

@@ -58,7 +58,7 @@ class Index:
 
 
 def parse(content: bytes, declared: str, subject: str, *, most_layers: int) -> Manifest | Index:
-    """Read a manifest or an index; `declared` is the media type that the registry gave.
+    """Read a manifest or an index; `declared` is the media type that the registry gave, if it is known.
 
     Raises:
         BadResponseError: no JSON.
@@ -68,6 +68,8 @@ def parse(content: bytes, declared: str, subject: str, *, most_layers: int) -> M
     """
     document = json.parse_object(content, subject)
     kind = media_type(document, "mediaType", subject, default=declared.partition(";")[0].strip().lower())
+    if not kind:  # optional in the document, and the store keeps no headers
+        kind = media_types.OCI_INDEX if "manifests" in document else media_types.OCI_MANIFEST
     if document.get("schemaVersion") == 1 or kind.startswith(media_types.DOCKER_SCHEMA1):
         raise UnsupportedContentError(subject, "is a Docker schema 1 manifest", "push it again with a current tool")
     if "manifests" in document and ("layers" in document or "config" in document):

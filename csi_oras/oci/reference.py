@@ -15,12 +15,41 @@ DOCKER_HUB = "docker.io"
 
 _LONGEST = 512 + 128 + 2 + 71
 _LONGEST_REPOSITORY = 255
-_HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_HOST = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::([0-9]{{1,5}}))?")
+_HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_HOST = re.compile(rf"({_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::([0-9]{{1,5}}))?")
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
-_HIGHEST_PORT = 65535
+_HTTPS_PORT, _HIGHEST_PORT = 443, 65535
+_HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+
+
+def canonical_host(host: str) -> str | None:
+    """Return the one spelling of a registry's host (with port, if any), or None where `host` is none.
+
+    Policy, grants and credentials go by this spelling: with a second one, a rule could be walked around.
+    """
+    match = _HOST.fullmatch(host)
+    name, port = (match[1].lower(), int(match[2] or _HTTPS_PORT)) if match else ("", 0)
+    if not 0 < port <= _HIGHEST_PORT:
+        return None
+    if name.startswith("["):
+        address = _ipv6(name[1:-1])
+        if address is None:
+            return None
+        name = f"[{address}]"
+    if name in _HUB_HOSTS and port == _HTTPS_PORT:
+        return DOCKER_HUB
+    reads_as_host = name == "localhost" or "." in name or name.startswith("[")  # without its port, too
+    return name if port == _HTTPS_PORT and reads_as_host else f"{name}:{port}"
+
+
+def _ipv6(text: str) -> ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        return None
+    return None if address.ipv4_mapped else address  # that is another spelling of an IPv4 address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +126,11 @@ def _split_tag(text: str, rest: str) -> tuple[str, str | None]:
 def _parse_repository(text: str, name: str) -> Repository:
     first, slash, rest = name.partition("/")
     is_host = bool(slash) and (bool(set(".:[") & set(first)) or first == "localhost" or first.lower() != first)
-    host, repository = (first, rest) if is_host else (DOCKER_HUB, name)
-    if host in ("index.docker.io", "registry-1.docker.io"):
-        host = DOCKER_HUB
+    host, repository = (canonical_host(first), rest) if is_host else (DOCKER_HUB, name)
+    if host is None:
+        raise _invalid(text, f'"{printable(first, 80)}" is not a host')
     if host == DOCKER_HUB and "/" not in repository:
         repository = f"library/{repository}"
-    _check_host(text, host)
     if len(repository) > _LONGEST_REPOSITORY:
         raise _invalid(text, f"the repository is longer than {_LONGEST_REPOSITORY} characters")
     if not _REPOSITORY.fullmatch(repository):
@@ -111,18 +139,7 @@ def _parse_repository(text: str, name: str) -> Repository:
             f'"{printable(repository, 80)}" is not a repository name',
             "use lower-case letters, digits and . _ - /",
         )
-    return Repository(registry=host.lower(), name=repository)
-
-
-def _check_host(text: str, host: str) -> None:
-    match = _HOST.fullmatch(host)
-    if match is None or (match[1] and not 0 < int(match[1]) <= _HIGHEST_PORT):
-        raise _invalid(text, f'"{printable(host, 80)}" is not a host')
-    if host.startswith("["):
-        try:
-            ipaddress.IPv6Address(host[1 : host.index("]")])
-        except ValueError:
-            raise _invalid(text, f'"{printable(host, 80)}" is not a host') from None
+    return Repository(registry=host, name=repository)
 
 
 def _invalid(
