@@ -4,6 +4,7 @@ Every key has its place, its type and its default here; whatever else a file say
 line that it stands on. Settings go no further than `app.py`: below, a function is handed the values it needs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from csi_oras.config.reader import (
     WrongValueError,
     choice,
     key,
+    line_of,
     list_of,
     needed,
     number,
@@ -21,6 +23,7 @@ from csi_oras.config.reader import (
     read_glob,
     read_section,
     read_size,
+    read_some_bytes,
     read_text,
     section,
 )
@@ -72,7 +75,7 @@ class PullsPolicy:
 
     parallel_blobs: int = key("parallelBlobs", number(1, 64), 4)
     parallel_ranges: int = key("parallelRanges", number(1, 64), 8)
-    range_bytes: int = key("rangeBytes", read_size, 16 << 20)
+    range_bytes: int = key("rangeBytes", read_some_bytes, 16 << 20)
     max_bytes_per_second: int = key("maxBytesPerSecond", read_size, 0)
 
 
@@ -82,7 +85,7 @@ class LimitsPolicy:
 
     artifact_bytes: int = key("artifactBytes", read_size, 0)
     files: int = key("files", number(1, 100_000_000), 1_000_000)
-    manifest_bytes: int = key("manifestBytes", read_size, 4 << 20)
+    manifest_bytes: int = key("manifestBytes", read_some_bytes, 4 << 20)
     layers: int = key("layers", number(1, 1_000_000), 10_000)
     unpack_ratio: int = key("unpackRatio", number(1, 1_000_000), 200)
 
@@ -172,22 +175,27 @@ def parse(text: str, source: str) -> Policy:
         raise InvalidConfigError(f"{source}, line {line}", f"is not YAML ({error.problem})", "correct it") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise InvalidConfigError(source, f"is not YAML ({printable(str(error), 200)})", "correct it") from None
-    _check_release(policy, source)
+    for path, cause in _contradictions(policy):
+        raise InvalidConfigError(f"{source}, line {line_of(node, path)}", f"{path} {cause}", "correct it")
+    _warn_without_effect(policy, source)
     return policy
 
 
-def _check_release(policy: Policy, source: str) -> None:
-    """Refuse what protects and is not there yet, and say what else has no effect yet."""
+def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Yield where the file asks for what cannot be, or for a protection that is not there yet."""
     if policy.store.low_watermark > policy.store.high_watermark:
-        raise InvalidConfigError(source, "store.lowWatermark is above store.highWatermark", "correct it")
+        yield "store.lowWatermark", "is above store.highWatermark"
     protecting = {
         "verification": policy.verification,
         "credentials.serviceAccountTokens": policy.credentials.service_account_tokens,
         "writeBack.enabled": policy.write_back.enabled,
     }
-    for name, value in protecting.items():
+    for path, value in protecting.items():
         if value:
-            raise InvalidConfigError(source, f"{name} is not available in this release", "leave it out")
+            yield path, "is not available in this release: leave it out"
+
+
+def _warn_without_effect(policy: Policy, source: str) -> None:
     defaults = Policy()
     without_effect = {
         "registries.hostsDirs": policy.registries.hosts_dirs != defaults.registries.hosts_dirs,

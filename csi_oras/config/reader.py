@@ -14,7 +14,10 @@ _UNITS = {
     "": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
 }  # fmt: skip
 _SIZE = re.compile(r"(\d{1,15})(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 _DURATION = re.compile(r"(?=\d)(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?", re.ASCII)
+
+_NULL = "tag:yaml.org,2002:null"
 
 _Section = TypeVar("_Section")
 Reader = Callable[[yaml.Node], Any]
@@ -47,6 +50,14 @@ def read_size(node: yaml.Node) -> int:
     return int(match[1]) * _UNITS[match[2] or ""]
 
 
+def read_some_bytes(node: yaml.Node) -> int:
+    """Read a size that must not be 0."""
+    size = read_size(node)
+    if not size:
+        raise WrongValueError(node, "must be more than 0")
+    return size
+
+
 def read_duration(node: yaml.Node) -> int:
     """Read `1h30m` and its like as seconds."""
     match = _DURATION.fullmatch(_scalar(node, "a duration"))
@@ -61,7 +72,7 @@ def number(least: int, most: int) -> Reader:
 
     def read(node: yaml.Node) -> int:
         text = _scalar(node, "a number")
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
             raise WrongValueError(node, f'"{text}" is not a number from {least} to {most}')
         return int(text)
 
@@ -89,8 +100,11 @@ def choice(*choices: str) -> Reader:
 
 
 def read_text(node: yaml.Node) -> str:
-    """Read any text."""
-    return _scalar(node, "a text")
+    """Read any text; null is none."""
+    text = _scalar(node, "a text")
+    if node.tag == _NULL:
+        raise WrongValueError(node, 'is null; write "" for nothing')
+    return text
 
 
 def read_glob(node: yaml.Node) -> Glob:
@@ -145,6 +159,14 @@ def read_section(kind: type[_Section], node: yaml.Node) -> _Section:
         if item.name not in values and item.default is dataclasses.MISSING:
             raise WrongValueError(node, f'key "{name}" is missing')
     return kind(**values)
+
+
+def line_of(node: yaml.Node | None, path: str) -> int:
+    """Return the line on which the value at `path` (keys with dots between) begins."""
+    for name in path.split("."):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        node = next((value for given, value in pairs if given.value == name), node)
+    return node.start_mark.line + 1 if node else 1
 
 
 def _read_value(name: str, read: Reader, node: yaml.Node) -> Any:
