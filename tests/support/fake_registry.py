@@ -83,6 +83,9 @@ class FakeRegistry(FakeServer):
             return self._token(request)
         if self._challenge and not self._admits(request):
             return _error(401, "UNAUTHORIZED").having(WWW_Authenticate=self._challenge)
+        return self._serve(request)
+
+    def _serve(self, request: Request) -> Answer:
         if request.path == "/v2/":
             return Answer(body=b"{}")
         match = _ROUTE.fullmatch(request.path)
