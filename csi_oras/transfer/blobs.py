@@ -29,10 +29,20 @@ class Parallelism:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobJob:
-    """A blob that is being fetched for whoever wants it."""
+    """A blob that is being fetched through `client` for whoever wants it.
 
+    `done` says whether every byte came through that client: not where another process was first, nor where a
+    crash had left some.
+    """
+
+    client: RepositoryClient
     counter: Counter
-    done: Future[None]
+    done: Future[bool]
+
+    def was_read_by(self, client: RepositoryClient) -> bool:
+        """Say whether the job has ended as a proof that `client` may read the blob."""
+        same = (client.repository, client.credential) == (self.client.repository, self.client.credential)
+        return same and self.done.done() and not self.done.exception() and self.done.result()
 
 
 class _Pools:
@@ -66,7 +76,7 @@ class BlobFetcher:
             job = self._jobs.get(blob.digest)
             if job is not None:
                 return job, False
-            job = self._jobs[blob.digest] = BlobJob(counter=Counter(blob.size), done=Future())
+            job = self._jobs[blob.digest] = BlobJob(client=client, counter=Counter(blob.size), done=Future())
         job.done.add_done_callback(lambda _: self._forget(blob.digest))
         pools = self._pools
         if blob.size <= pools.parallelism.range_bytes:
@@ -98,27 +108,29 @@ class BlobFetcher:
         with self._lock:
             self._jobs.pop(digest, None)
 
-    def _fetch_small(self, client: RepositoryClient, blob: Descriptor, counter: Counter) -> Future[None] | None:
+    def _fetch_small(self, client: RepositoryClient, blob: Descriptor, counter: Counter) -> Future[None] | bool:
         ingest = self._content.ingest(blob)
         if ingest is None:
             counter.finish()
-            return None
+            return False
         with _abandoned_on_error(ingest):
             digest = self._stream(client, ingest, counter)
         return self._content.commit_in_group(ingest, digest)
 
-    def _fetch_large(self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools") -> None:
+    def _fetch_large(self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools") -> bool:
         ingest = self._content.ingest(blob)
         if ingest is None:
             counter.finish()
-            return
+            return False
         with _abandoned_on_error(ingest):
             resumed = bool(ingest.covered)
             digest = self._ranged(client, ingest, counter, pools)
             if digest != blob.digest and resumed:  # what a crash left behind was not what it seemed
                 ingest.discard()
                 digest = self._ranged(client, ingest, counter, pools)
+                resumed = False
         self._content.commit(ingest, digest)
+        return not resumed
 
     def _ranged(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> Digest:
         counter.resume(ingest.covered)
@@ -156,21 +168,21 @@ def _abandoned_on_error(ingest: Ingest) -> Iterator[None]:
         raise
 
 
-def _settle(done: Future[None], fetch: Callable[[], Future[None] | None]) -> None:
-    """Give `done` the outcome of `fetch`, which may itself come later."""
+def _settle(done: Future[bool], fetch: Callable[[], Future[None] | bool]) -> None:
+    """Give `done` the outcome of `fetch`: whether the client read it all, or the commit after it did so."""
     try:
-        later = fetch()
+        outcome = fetch()
     except BaseException as error:  # noqa: BLE001 (it is for those who wait)
         done.set_exception(error)
         return
-    if later is None:
-        done.set_result(None)
+    if isinstance(outcome, bool):
+        done.set_result(outcome)
     else:
-        later.add_done_callback(lambda ended: _copy_outcome(ended, done))
+        outcome.add_done_callback(lambda committed: _copy_outcome(committed, done))
 
 
-def _copy_outcome(ended: Future[None], done: Future[None]) -> None:
-    if error := ended.exception():
+def _copy_outcome(committed: Future[None], done: Future[bool]) -> None:
+    if error := committed.exception():
         done.set_exception(error)
     else:
-        done.set_result(None)
+        done.set_result(True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 
-from csi_oras.errors import CsiOrasError, NoSpaceError, UnobtainableError
+from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan
@@ -12,7 +12,7 @@ from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import Grants
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter, Progress, human_size
-from csi_oras.transfer.blobs import BlobFetcher
+from csi_oras.transfer.blobs import BlobFetcher, BlobJob
 
 _ATTEMPTS = 3
 _MARGIN_BYTES = 16 << 20
@@ -39,11 +39,11 @@ class Gatherer:
         self._count(plan.blobs, absent, progress)
         self._check_room(sum(blob.size - self._content.begun(blob) for blob in absent), subject)
         layers = {entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries}
-        own = self._fetch_all(client, absent, progress, layers)
+        read = self._fetch_all(client, absent, progress, layers)
         unproven = [
             blob
             for blob in plan.blobs
-            if blob.digest not in own and not self._grants.allow(client.repository, blob.digest, credential)
+            if blob.digest not in read and not self._grants.allow(client.repository, blob.digest, credential)
         ]
         self._blobs.prove_all(client, unproven)
 
@@ -73,27 +73,30 @@ class Gatherer:
         progress: Progress,
         layers: dict[Digest, str],
     ) -> set[Digest]:
-        """Fetch what is absent, and return which of it came through `client`.
+        """Fetch what is absent, and return which of it `client` is known to have read.
 
-        Another's job may fail for a reason of its own, such as a credential; then the blob is asked for again.
+        Another's job may fail for a reason of its own: a credential, or a registry that sends something else
+        under the digest. Then the blob is asked for again.
         """
-        own: set[Digest] = set()
+        read: set[Digest] = set()
+        started: set[Digest] = set()
         wanted = list(absent)
         for attempt in range(_ATTEMPTS):
-            futures: dict[Future[None], Descriptor] = {}
+            jobs: dict[Future[bool], tuple[Descriptor, BlobJob]] = {}
             for blob in wanted:
-                job, started = self._blobs.join(client, blob)
-                futures[job.done] = blob
+                job, is_new = self._blobs.join(client, blob)
+                jobs[job.done] = (blob, job)
                 progress.join(blob.digest, job.counter)
-                if started:
-                    own.add(blob.digest)
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            failed = [(futures[future], error) for future in done if (error := future.exception())]
+                if is_new:
+                    started.add(blob.digest)
+            done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
+            read |= {blob.digest for blob, job in jobs.values() if job.was_read_by(client)}
+            failed = [(jobs[future][0], error) for future in done if (error := future.exception())]
             for blob, error in failed:
-                others = blob.digest not in own and isinstance(error, UnobtainableError)
+                others = blob.digest not in started and isinstance(error, CsiOrasError)
                 if not others or attempt == _ATTEMPTS - 1:
                     raise error.about(layers[blob.digest]) if isinstance(error, CsiOrasError) else error
             if not failed:
-                return own
+                break
             wanted = [blob for blob in wanted if not self._content.has(blob)]
-        return own
+        return read

@@ -3,10 +3,14 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+
+from csi_oras.csi.pb import csi_pb2
+from tests.support.driver import mount_capability
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -33,3 +37,16 @@ def refused(code: grpc.StatusCode, *words: str) -> Iterator[Refusal]:
     assert len(refusal.message) <= 1000
     # "status details MUST be empty" (CSI, Error Scheme)
     assert "grpc-status-details-bin" not in dict(error.trailing_metadata() or ())
+
+
+def publish_request(
+    target: Path, *, volume_id: str = "volume-1", **attributes: str
+) -> csi_pb2.NodePublishVolumeRequest:
+    """A request as the kubelet makes it, for calls that `Driver.publish` does not make."""
+    return csi_pb2.NodePublishVolumeRequest(
+        volume_id=volume_id,
+        target_path=str(target),
+        volume_capability=mount_capability(),
+        readonly=True,
+        volume_context=attributes,
+    )
