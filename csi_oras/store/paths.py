@@ -32,6 +32,7 @@ class StatePaths:
         """
         paths = cls(root.absolute())
         with store_errors(f"state directory {root}"):
+            _close_to_others(paths.root)
             for directory in (paths.root, paths.blobs, paths.ingests, paths.trees, paths.staging):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for algorithm in ("sha256", "sha512"):
@@ -79,6 +80,15 @@ class StatePaths:
     def tree(self, plan: Digest) -> Path:
         """Where a plan is laid out."""
         return self.trees / plan.encoded
+
+
+def _close_to_others(root: Path) -> None:
+    """Make a new state directory 0700 that others have made for us: the kubelet makes a hostPath 0755.
+
+    One that holds anything is left as it is, for it may be named by mistake.
+    """
+    if root.is_dir() and root.stat().st_uid == os.geteuid() and set(os.listdir(root)) <= {"lost+found"}:  # noqa: PTH208
+        root.chmod(0o700)
 
 
 @contextmanager
