@@ -1,0 +1,123 @@
+"""The manifests of deploy/daemonset, with what the cluster under test needs otherwise, and nothing else changed."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from e2e.cluster import kubectl
+
+BASE = Path(__file__).resolve().parent.parent / "deploy" / "daemonset"
+IMAGE = "ghcr.io/csi-oras/csi-oras"
+SYSTEM = "csi-oras"
+"""The namespace of the driver."""
+NAMESPACE = "csi-oras-e2e"
+"""The namespace of the pods."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Private:
+    """A registry that wants a credential."""
+
+    registry: str
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment says of the cluster; the package's docstring lists the variables."""
+
+    registry: str
+    private: Private | None
+    image: str
+    sidecars: str
+    kubelet_dir: str
+    host_network: bool
+    api: str
+    pod_image: str
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """Read the variables."""
+
+        def value(name: str, default: str = "") -> str:
+            return os.environ.get(f"CSI_ORAS_E2E_{name}") or default
+
+        username, password = value("PRIVATE_USERNAME"), value("PRIVATE_PASSWORD")
+        private = value("PRIVATE_REGISTRY")
+        return cls(
+            registry=value("REGISTRY"),
+            private=Private(registry=private, username=username, password=password) if private else None,
+            image=os.environ.get("CSI_ORAS_IMAGE", ""),
+            sidecars=value("SIDECARS", "registry.k8s.io/sig-storage"),
+            kubelet_dir=value("KUBELET_DIR", "/var/lib/kubelet"),
+            host_network=value("HOST_NETWORK") == "true",
+            api=value("API"),
+            pod_image=value("POD_IMAGE", "busybox:1.37"),
+        )
+
+
+def deployment(settings: Settings) -> str:
+    """Return the base as the cluster gets it: through an overlay, and with the kubelet directory that it has."""
+    with tempfile.TemporaryDirectory() as directory:
+        overlay = Path(directory).resolve()
+        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(_overlay(settings, overlay)))
+        rendered = kubectl("kustomize", str(overlay))
+    return rendered.replace("/var/lib/kubelet", settings.kubelet_dir).replace(
+        "registry.k8s.io/sig-storage", settings.sidecars
+    )
+
+
+def example(name: str, settings: Settings) -> str:
+    """Return an example with the registries, the image and the namespace of the test instead of its own."""
+    text = (BASE / "examples" / f"{name}.yaml").read_text()
+    replaced = {
+        "registry.example.com": settings.registry,
+        "busybox:1.37": settings.pod_image,
+        "namespace: default": f"namespace: {NAMESPACE}",
+    }
+    if settings.private:
+        replaced |= {
+            "private.example.com": settings.private.registry,
+            "example-user": settings.private.username,
+            "example-password": settings.private.password,
+        }
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    return text
+
+
+def _overlay(settings: Settings, directory: Path) -> dict[str, object]:
+    overlay: dict[str, object] = {"resources": [os.path.relpath(BASE, directory)]}
+    if settings.image:
+        name, tagged, tag = settings.image.rpartition(":")
+        overlay["images"] = [{"name": IMAGE, "newName": name if tagged else settings.image, "newTag": tag or "latest"}]
+    patches = []
+    if settings.host_network:
+        patches += [
+            _pod_patch("DaemonSet", "csi-oras-node", {"hostNetwork": True}),
+            # on the host's network there is one of each port per node, and there may be one node only
+            _pod_patch("Deployment", "csi-oras-controller", {"hostNetwork": True}, replicas=1),
+        ]
+    if settings.api:
+        host, _, port = settings.api.rpartition(":")
+        names = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+        variables = [{"name": name, "value": value} for name, value in names.items()]
+        provisioner = {"containers": [{"name": "csi-provisioner", "env": variables}]}
+        patches.append(_pod_patch("Deployment", "csi-oras-controller", provisioner))
+    return {**overlay, "patches": patches}
+
+
+def _pod_patch(kind: str, name: str, pod: Mapping[str, object], **spec: object) -> dict[str, str]:
+    patch = {
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": SYSTEM},
+        "spec": {**spec, "template": {"spec": pod}},
+    }
+    return {"patch": yaml.safe_dump(patch)}

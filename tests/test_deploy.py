@@ -1,0 +1,292 @@
+"""The manifests say what the code does: names, flags, ports, attributes, versions and powers."""
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR
+from csi_oras.cli.serve import serve
+from csi_oras.config import Policy, parse
+from csi_oras.csi import controller
+from csi_oras.registry import credentials
+from csi_oras.telemetry.secrets import Secret
+from csi_oras.volume import attributes
+from csi_oras.volume.templates import claim_variables, pod_variables
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = ROOT / "deploy" / "daemonset"
+EXAMPLES = sorted((BASE / "examples").glob("*.yaml"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+POD = {f"csi.storage.k8s.io/pod.{key}": "x" for key in ("name", "namespace", "uid")}
+CLAIM = {f"csi.storage.k8s.io/{key}": "x" for key in ("pvc/name", "pvc/namespace", "pv/name")}
+
+Object = dict[str, Any]
+
+
+def read(path: Path) -> list[Object]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+KUSTOMIZATION = read(BASE / "kustomization.yaml")[0]
+OBJECTS = [found for name in KUSTOMIZATION["resources"] for found in read(BASE / name)]
+
+
+def of_kind(kind: str, objects: list[Object] = OBJECTS) -> list[Object]:
+    return [found for found in objects if found["kind"] == kind]
+
+
+def pod_of(kind: str) -> Object:
+    (workload,) = of_kind(kind)
+    spec: Object = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def containers(kind: str) -> dict[str, Object]:
+    return {container["name"]: container for container in pod_of(kind)["containers"]}
+
+
+def flag(container: Object, name: str) -> str:
+    (value,) = [item.removeprefix(f"--{name}=") for item in container["args"] if item.startswith(f"--{name}=")]
+    return str(value)
+
+
+def host_paths() -> dict[str, str]:
+    volumes = pod_of("DaemonSet")["volumes"]
+    return {volume["name"]: volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume}
+
+
+def mounted(container: Object) -> dict[str, Object]:
+    return {mount["name"]: mount for mount in container["volumeMounts"]}
+
+
+ALL_CONTAINERS = {
+    f"{kind}-{name}": container for kind in ("DaemonSet", "Deployment") for name, container in containers(kind).items()
+}
+WORKLOADS = pytest.mark.parametrize("kind", ["DaemonSet", "Deployment"])
+
+
+def test_kustomization_names_every_manifest_beside_it() -> None:
+    named = {*KUSTOMIZATION["resources"], *KUSTOMIZATION["configMapGenerator"][0]["files"], "kustomization.yaml"}
+    assert named == {path.name for path in BASE.glob("*.yaml")}
+
+
+@WORKLOADS
+def test_driver_arguments_are_understood_by_serve(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = containers(kind)["csi-oras"]
+    for variable in container.get("env", []):
+        monkeypatch.setenv(variable["name"], "node-1")
+    command, *arguments = container["args"]
+    settings = serve.make_context(command, arguments).params
+    assert command == serve.name
+    assert settings["mode"] == {"DaemonSet": "node", "Deployment": "controller"}[kind]
+    assert settings["node_id"] == {"DaemonSet": "node-1", "Deployment": ""}[kind]
+    assert settings["state_dir"] == DEFAULT_STATE_DIR
+    assert str(settings["config_file"]) == f"{mounted(container)['policy']['mountPath']}/policy.yaml"
+
+
+def test_driver_name_is_the_same_everywhere() -> None:
+    names = [found["metadata"]["name"] for found in of_kind("CSIDriver")]
+    names += [flag(containers(kind)["csi-oras"], "driver-name") for kind in ("DaemonSet", "Deployment")]
+    names += [Path(host_paths()["plugin"]).name]
+    for objects in (OBJECTS, *map(read, EXAMPLES)):
+        names += [found["provisioner"] for found in of_kind("StorageClass", objects)]
+        names += [found["spec"]["csi"]["driver"] for found in of_kind("PersistentVolume", objects)]
+        names += [volume["csi"]["driver"] for volume in inline_volumes(objects)]
+    assert len(names) > 8
+    assert set(names) == {DEFAULT_DRIVER_NAME}
+
+
+@WORKLOADS
+def test_sidecars_connect_to_the_socket_of_the_driver(kind: str) -> None:
+    driver, *sidecars = containers(kind).values()
+    for sidecar in sidecars:
+        assert f"unix://{flag(sidecar, 'csi-address')}" == flag(driver, "endpoint")
+        assert {mount["mountPath"] for mount in sidecar["volumeMounts"]} >= {"/csi"}
+
+
+def test_kubelet_paths_are_those_of_the_host() -> None:
+    driver, paths = containers("DaemonSet")["csi-oras"], host_paths()
+    kubelet = flag(driver, "kubelet-dir")
+    registration = flag(containers("DaemonSet")["node-driver-registrar"], "kubelet-registration-path")
+    assert registration == f"{paths['plugin']}/{Path(flag(driver, 'endpoint')).name}"
+    assert paths["registration"] == f"{kubelet}/plugins_registry"
+    assert paths["pods"] == f"{kubelet}/pods" == mounted(driver)["pods"]["mountPath"]
+    assert paths["state"] == flag(driver, "state-dir") == mounted(driver)["state"]["mountPath"]
+
+
+def test_ports_are_those_that_are_listened_on_and_all_different() -> None:
+    seen: list[int] = []
+    listened = {
+        ("DaemonSet", "metrics"): flag(containers("DaemonSet")["csi-oras"], "metrics-address"),
+        ("DaemonSet", "healthz"): flag(containers("DaemonSet")["livenessprobe"], "http-endpoint"),
+        ("DaemonSet", "registration"): flag(containers("DaemonSet")["node-driver-registrar"], "http-endpoint"),
+        ("Deployment", "metrics"): flag(containers("Deployment")["csi-oras"], "metrics-address"),
+        ("Deployment", "leader"): flag(containers("Deployment")["csi-provisioner"], "http-endpoint"),
+    }
+    for kind in ("DaemonSet", "Deployment"):
+        ports = {port["name"]: port["containerPort"] for c in containers(kind).values() for port in c.get("ports", [])}
+        for name, port in ports.items():
+            assert listened[kind, name].rpartition(":")[2] == str(port)
+        annotations = of_kind(kind)[0]["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == str(ports["metrics"])
+        probes = [c[key] for c in containers(kind).values() for key in c if key.endswith("Probe")]
+        assert {probe["httpGet"]["port"] for probe in probes} <= set(ports)
+        seen += ports.values()
+    assert len(seen) == len(set(seen)) == len(listened)
+
+
+def test_csidriver_is_as_the_driver_needs_it() -> None:
+    (found,) = of_kind("CSIDriver")
+    assert found["spec"] == {
+        "attachRequired": False,
+        "podInfoOnMount": True,
+        "volumeLifecycleModes": ["Persistent", "Ephemeral"],
+        "fsGroupPolicy": "None",
+        "storageCapacity": False,
+        "requiresRepublish": False,
+        "seLinuxMount": False,
+    }
+
+
+def test_daemonset_never_runs_two_drivers_on_a_node() -> None:
+    (found,) = of_kind("DaemonSet")
+    assert found["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
+    assert found["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"]
+
+
+def test_provisioner_waits_longer_than_the_driver_for_a_registry() -> None:
+    provisioner = containers("Deployment")["csi-provisioner"]
+    assert int(flag(provisioner, "timeout").removesuffix("s")) > controller._PATIENCE_SECONDS
+    assert {"--extra-create-metadata", "--leader-election"} <= set(provisioner["args"])
+
+
+def policy_keys(kind: type) -> dict[str, Any]:
+    """The keys of a section, with those of its sections."""
+    fields = dataclasses.fields(kind)
+    nested = {item.metadata["key"]: item.default for item in fields}
+    return {key: policy_keys(type(d)) if dataclasses.is_dataclass(d) else None for key, d in nested.items()}
+
+
+def test_policy_file_holds_every_key_with_its_default() -> None:
+    def keys(value: Any) -> Any:
+        return {key: keys(item) for key, item in value.items()} if isinstance(value, dict) else None
+
+    text = (BASE / "policy.yaml").read_text()
+    assert parse(text, "policy.yaml") == Policy()
+    assert keys(yaml.safe_load(text)) == policy_keys(Policy)
+
+
+def inline_volumes(objects: list[Object]) -> list[Object]:
+    return [volume for pod in of_kind("Pod", objects) for volume in pod["spec"]["volumes"] if "csi" in volume]
+
+
+def attribute_maps(objects: list[Object]) -> list[tuple[dict[str, str], dict[str, str]]]:
+    """Every map of attributes with the variables that it may use."""
+    found = [(volume["csi"]["volumeAttributes"], pod_variables(POD)) for volume in inline_volumes(objects)]
+    found += [(v["spec"]["csi"]["volumeAttributes"], {}) for v in of_kind("PersistentVolume", objects)]
+    return found + [(c["parameters"], claim_variables(CLAIM)) for c in of_kind("StorageClass", objects)]
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, BASE / "storageclass.yaml"], ids=lambda path: path.stem)
+def test_attributes_of_an_example_are_understood(path: Path) -> None:
+    found = attribute_maps(read(path))
+    assert found
+    for values, variables in found:
+        assert attributes.parse(values, variables).reference
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_volumes_of_an_example_are_asked_for_read_only(path: Path) -> None:
+    objects = read(path)
+    for volume in [v for pod in of_kind("Pod", objects) for v in pod["spec"]["volumes"]]:
+        assert (volume.get("csi") or volume["persistentVolumeClaim"])["readOnly"] is True
+    for claim in of_kind("PersistentVolumeClaim", objects) + of_kind("PersistentVolume", objects):
+        assert claim["spec"]["accessModes"] == ["ReadOnlyMany"]
+
+
+def test_secret_of_the_example_is_a_credential() -> None:
+    objects = read(BASE / "examples" / "private.yaml")
+    (secret,) = of_kind("Secret", objects)
+    values = {key: Secret(value) for key, value in secret["stringData"].items()}
+    for mapping, variables in attribute_maps(objects):
+        found = credentials.from_secret(values, attributes.parse(mapping, variables).reference.repository)
+        assert found is not None
+        assert found.username == "example-user"
+
+
+@WORKLOADS
+def test_image_has_the_version_of_the_project(kind: str) -> None:
+    images = {name: container["image"] for name, container in containers(kind).items()}
+    assert images.pop("csi-oras") == f"ghcr.io/csi-oras/csi-oras:{PROJECT['version']}"
+    for image in images.values():
+        assert re.fullmatch(r"registry\.k8s\.io/sig-storage/[a-z-]+:v\d+\.\d+\.\d+", image)
+
+
+def test_only_the_container_that_mounts_is_privileged() -> None:
+    privileged = [c for c in ALL_CONTAINERS.values() if c["securityContext"].get("privileged")]
+    propagating = [
+        c for c in ALL_CONTAINERS.values() if any("mountPropagation" in mount for mount in c["volumeMounts"])
+    ]
+    assert privileged == propagating == [containers("DaemonSet")["csi-oras"]]
+    assert mounted(privileged[0])["pods"]["mountPropagation"] == "Bidirectional"
+
+
+@pytest.mark.parametrize("container", ALL_CONTAINERS.values(), ids=ALL_CONTAINERS)
+def test_container_has_no_power_that_it_does_not_need(container: Object) -> None:
+    security = container["securityContext"]
+    assert security["readOnlyRootFilesystem"] is True
+    assert {"requests", "limits"} == set(container["resources"])
+    if not security.get("privileged"):
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["allowPrivilegeEscalation"] is False
+
+
+@WORKLOADS
+def test_pod_shares_nothing_with_its_node_that_it_does_not_need(kind: str) -> None:
+    pod = pod_of(kind)
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    if kind == "Deployment":
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+
+
+def test_only_the_provisioner_has_a_token() -> None:
+    assert all(account["automountServiceAccountToken"] is False for account in of_kind("ServiceAccount"))
+    assert all(pod_of(kind)["automountServiceAccountToken"] is False for kind in ("DaemonSet", "Deployment"))
+    projected = [
+        (kind, v["name"]) for kind in ("DaemonSet", "Deployment") for v in pod_of(kind)["volumes"] if "projected" in v
+    ]
+    assert projected == [("Deployment", "token")]
+    assert [name for name, c in containers("Deployment").items() if "token" in mounted(c)] == ["csi-provisioner"]
+
+
+def test_roles_allow_nothing_to_spare() -> None:
+    rules = [rule for kind in ("ClusterRole", "Role") for role in of_kind(kind) for rule in role["rules"]]
+    assert rules
+    for rule in rules:
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        assert not {"secrets", "nodes", "pods"} & set(rule["resources"])
+    changing = [r for r in rules if {"update", "delete", "patch"} & set(r["verbs"])]
+    assert {name for r in changing for name in r["resources"]} == {"persistentvolumes", "events", "leases"}
+    (lease,) = [r["resourceNames"] for r in rules if "update" in r["verbs"]]
+    assert lease == [DEFAULT_DRIVER_NAME.replace(".", "-")]
+
+
+def test_roles_are_bound_to_the_controller_alone() -> None:
+    for binding in of_kind("ClusterRoleBinding") + of_kind("RoleBinding"):
+        assert [subject["name"] for subject in binding["subjects"]] == [pod_of("Deployment")["serviceAccountName"]]
+        kind = binding["roleRef"]["kind"]
+        assert binding["roleRef"]["name"] in [role["metadata"]["name"] for role in of_kind(kind)]
+
+
+def test_role_of_the_example_is_for_its_secret_alone() -> None:
+    objects = read(BASE / "examples" / "private.yaml")
+    (secret,), (role,) = of_kind("Secret", objects), of_kind("Role", objects)
+    (rule,) = role["rules"]
+    assert (rule["resourceNames"], rule["verbs"]) == ([secret["metadata"]["name"]], ["get"])
