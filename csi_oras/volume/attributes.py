@@ -76,21 +76,19 @@ def _canonical(context: Mapping[str, str]) -> dict[str, str]:
             raise _invalid(key, f"is longer than {_LONGEST_VALUE} characters")
         if key in _WITHOUT_EFFECT:
             logger.warning("an attribute of the old driver has no effect: node policy decides", attribute=key)
-        elif key == _PULL_ALWAYS:
-            if _boolean(key, value):
-                values.setdefault("pullPolicy", PullPolicy.ALWAYS)
-        else:
-            name = _ALIASES.get(key, key)
-            if name not in KEYS:
-                raise InvalidRequestError(
-                    f'attribute "{printable(key, 80)}"',
-                    "is not known",
-                    f"the attributes are {', '.join(KEYS)}",
-                )
-            if name in values and values[name] != value:
-                raise _invalid(name, "is given twice, in its old and its new spelling")
-            values[name] = value
+        elif key != _PULL_ALWAYS:
+            _put(values, _ALIASES.get(key, key), value)
+        elif _boolean(key, value):
+            _put(values, "pullPolicy", PullPolicy.ALWAYS)
     return values
+
+
+def _put(values: dict[str, str], name: str, value: str) -> None:
+    if name not in KEYS:
+        remedy = f"the attributes are {', '.join(KEYS)}"
+        raise InvalidRequestError(f'attribute "{printable(name, 80)}"', "is not known", remedy)
+    if value and values.setdefault(name, value) != value:
+        raise _invalid(name, "is given twice, in its old and its new spelling")
 
 
 def _refuse_unavailable(values: Mapping[str, str]) -> None:
