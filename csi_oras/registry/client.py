@@ -190,7 +190,7 @@ class RepositoryClient:
         with self._get("POST", "/blobs/uploads/", subject, {"Content-Length": "0"}, actions="pull,push") as response:
             response.read(LARGEST_ERROR)
             self._expect(response, subject, _ACCEPTED)
-            location = urljoin(f"{self._base}/blobs/uploads/", response.header("Location"))
+            location = _joined(f"{self._base}/blobs/uploads/", response.header("Location"))
         if Origin.of(location) != self._origin:
             raise BadResponseError(subject, "the registry wants the upload sent to another host")  # CVE-2026-50151
         url = f"{location}{'&' if '?' in location else '?'}digest={blob.digest}"
@@ -230,7 +230,7 @@ class RepositoryClient:
             response.close()  # unread: what a redirect's body holds is of no use, and may be a bomb
             if not location:
                 raise BadResponseError(subject, "the registry redirects to nowhere")
-            url = urljoin(url, location)
+            url = _joined(url, location)
             hosts.check_destination(Origin.of(url), self._origin, "blob")
             response = self._send(method, url, headers, actions)
         with response:
@@ -284,6 +284,13 @@ class RepositoryClient:
         if response.status in statuses:
             return
         raise failure(response, subject, self.credential)
+
+
+def _joined(base: str, location: str) -> str:
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        raise BadResponseError("registry", "sends us on to a URL that is none", "check that it is a registry") from None
 
 
 def _refuse_encoded(response: Response, subject: str) -> None:
