@@ -116,7 +116,7 @@ def test_docker_config_without_a_key_that_covers_is_no_credential() -> None:
     assert found(docker_config({"quay.io": auth("me", "right")})) is None
 
 
-WITHOUT_A_PAIR = [
+WITHOUT_A_PAIR: list[object] = [
     *({}, {"username": "me"}, {"password": "p"}, {"auth": ""}, {"username": "", "password": "p"}),
     *({"username": 5, "password": "p"}, "text", None, []),
 ]

@@ -18,6 +18,7 @@ from typing import IO, Self
 from urllib.parse import SplitResult, urlsplit
 
 from csi_oras.errors import BadResponseError, RegistryUnavailableError
+from csi_oras.registry.pace import PacedResponse
 
 STALL_SECONDS = 30.0
 """Longest wait for a connection, and for the next byte on one."""
@@ -198,17 +199,16 @@ class Transport:
         return response
 
     def _open(self, origin: Origin) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection
+        timeout, blocksize = self._stall_seconds, _UPLOAD_BYTES
         if origin.scheme == "https":
-            return http.client.HTTPSConnection(
-                origin.host,
-                origin.port,
-                timeout=self._stall_seconds,
-                context=self._tls,
-                blocksize=_UPLOAD_BYTES,
+            connection = http.client.HTTPSConnection(
+                origin.host, origin.port, timeout=timeout, context=self._tls, blocksize=blocksize
             )
-        return http.client.HTTPConnection(
-            origin.host, origin.port, timeout=self._stall_seconds, blocksize=_UPLOAD_BYTES
-        )
+        else:
+            connection = http.client.HTTPConnection(origin.host, origin.port, timeout=timeout, blocksize=blocksize)
+        connection.response_class = PacedResponse
+        return connection
 
     def _take(self, origin: Origin) -> http.client.HTTPConnection | None:
         while True:

@@ -50,6 +50,8 @@ class Answer:
     """Whether nothing more comes where it would end or break, until the server stops."""
     raw: bytes | None = None
     """What is sent instead of all the above, before the connection ends."""
+    drips: float = 0.0
+    """Seconds between single bytes that come after `raw` without end."""
 
     def having(self, **headers: str) -> "Answer":
         """The same with headers, whose names have _ for -."""
@@ -94,6 +96,11 @@ def stalled(after: int) -> Bend:
 def raw(content: bytes) -> Bend:
     """Send these very bytes and end the connection."""
     return lambda _request, answer: replace(answer, raw=content)
+
+
+def dripping(start: bytes, every: float) -> Bend:
+    """Send these very bytes, and then a byte every so many seconds."""
+    return lambda _request, answer: replace(answer, raw=start, drips=every)
 
 
 @dataclass
@@ -246,6 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, answer: Answer) -> None:
         if answer.raw is not None:
             self.wfile.write(answer.raw)
+            while answer.drips and not self.server.fake.stopped.wait(answer.drips):
+                self.wfile.write(b"x")
             self.close_connection = True
             return
         self.send_response(answer.status)
