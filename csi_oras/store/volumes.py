@@ -48,6 +48,11 @@ class VolumeRecords:
         )  # fmt: skip
         return _record(rows[0]) if rows else None
 
+    def others_at(self, volume_id: str, target: str) -> list[str]:
+        """Return the ids of other volumes that are recorded at a target."""
+        statement = "SELECT volume_id FROM volumes WHERE target = ? AND volume_id != ?"
+        return [str(row[0]) for row in self._database.query(statement, target, volume_id)]
+
     def put(self, record: VolumeRecord) -> None:
         """Write a record and the lease that goes with it."""
         holder = _holder(record.volume_id, record.target)

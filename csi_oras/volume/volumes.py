@@ -212,6 +212,9 @@ class Volumes:
         return True
 
     def _adopt(self, request: PublishRequest, target: Target) -> VolumeRecord:
+        if others := self._records.others_at(request.volume_id, request.target):
+            where, cause = f"target {printable(target.path, 300)}", f"holds volume {_short(others[0])}"
+            raise VolumeConflictError(where, cause, "unpublish that one first")
         found = find_our_mount(target.path, self._trees)
         if found is None:
             raise VolumeConflictError(f"target {printable(target.path, 300)}", "has a mount that is not of this driver")

@@ -2,6 +2,7 @@
 
 from itertools import count
 
+from csi_oras.mount import mountinfo
 from tests.support.driver import Driver
 
 _numbers = count(1)
@@ -28,6 +29,12 @@ class Volume:
     def mounts(self) -> int:
         """How often something is mounted at the target."""
         return self.driver.mounts().count(str(self.target))
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The options of the mount at the target."""
+        (mount,) = (mount for mount in mountinfo.read() if mount.target == str(self.target))
+        return mount.options
 
     def names(self) -> list[str]:
         """Every file below the target, by its relative name."""
