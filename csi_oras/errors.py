@@ -13,9 +13,12 @@ from typing import Self
 MESSAGE_LIMIT = 1000
 """Longest message in characters; an event on a pod holds 1,024 bytes."""
 
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+    "\ufff0-\ufffb\ufffe\uffff\U000e0000-\U000e0fff"
 )
+"""Ranges of characters that show nothing, or turn the text beside them around."""
+_UNPRINTABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{INVISIBLE}]")
 
 
 def printable(text: str, limit: int = MESSAGE_LIMIT) -> str:

@@ -9,6 +9,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Self
 
+from csi_oras.errors import INVISIBLE
+
 LONGEST_COMPONENT = 255
 """Bytes, as Linux file systems have it."""
 LONGEST = 4000
@@ -17,10 +19,7 @@ DEEPEST = 64
 """Components."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
-    "\ufff0-\uffff\U000e0000-\U000e0fff]"
-)
+_INVISIBLE = re.compile(f"[{INVISIBLE}]")
 _RESERVED = frozenset({".csi-oras", ".oci"})
 
 
