@@ -13,6 +13,7 @@ from pathlib import Path
 from csi_oras.errors import (
     InvalidRequestError,
     NoSpaceError,
+    UnauthenticatedError,
     VolumeBusyError,
     VolumeConflictError,
     VolumeNotFoundError,
@@ -185,12 +186,17 @@ class Volumes:
 
     def _pull_request(self, request: PublishRequest) -> PullRequest:
         attributes = request.attributes
+        reference = attributes.reference
+        try:
+            credential = credentials.from_secret(request.secret, reference.repository)
+        except UnauthenticatedError as error:
+            raise error.about(f"{reference}: {error.subject}") from error
         return PullRequest(
-            reference=attributes.reference,
+            reference=reference,
             platform=attributes.platform or self._platform,
             selection=attributes.selection,
             policy=attributes.pull_policy,
-            credential=credentials.from_secret(request.secret, attributes.reference.repository),
+            credential=credential,
         )
 
     def _is_published(self, request: PublishRequest, target: Target) -> bool:
