@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 _SECONDS = 120
 
@@ -48,7 +48,7 @@ def run(binary: Path, endpoint: str, directory: Path, parameters: Mapping[str, s
 
 def _read(report: Path, output: str) -> Report:
     passed, failed, skipped = set(), set(), {}
-    for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314 (our own file)
+    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 (our own file)
         name, status = case.get("name", "").removeprefix("[It] "), case.get("status", "")
         if status == "passed":
             passed.add(name)
