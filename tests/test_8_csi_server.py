@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -50,13 +49,15 @@ def test_mode_serves_its_own_services_and_answers_alike(short_path: Path, mode: 
     with Driver(short_path, mode=mode) as driver:
         plugin = driver.identity.GetPluginCapabilities(csi_pb2.GetPluginCapabilitiesRequest()).capabilities
         assert len(plugin) == 1  # all instances of one release answer alike
-        calls: dict[str, Callable[[], object]] = {
-            "node": lambda: driver.node.NodeGetInfo(csi_pb2.NodeGetInfoRequest(), timeout=5),
-            "controller": lambda: driver.controller.ControllerGetCapabilities(
-                csi_pb2.ControllerGetCapabilitiesRequest(), timeout=5
-            ),
-        }
-        for service, call in calls.items():
+
+        def ask_node() -> object:
+            return driver.node.NodeGetInfo(csi_pb2.NodeGetInfoRequest(), timeout=5)
+
+        def ask_controller() -> object:
+            request = csi_pb2.ControllerGetCapabilitiesRequest()
+            return driver.controller.ControllerGetCapabilities(request, timeout=5)
+
+        for service, call in (("node", ask_node), ("controller", ask_controller)):
             if service in served:
                 call()
             else:
