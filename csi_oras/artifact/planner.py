@@ -32,10 +32,12 @@ def plan(manifest: Manifest, selection: Selection, subject: str) -> Plan:
             left.append(LeftOut(layer=entry.layer, reason=f"{entry.name}: {reason}"))
         else:
             wanted.append(entry)
+    _refuse_two_sizes(manifest, subject)
     _refuse_packed(wanted, selection, subject)
     files = _without_duplicates(wanted, subject)
     _refuse_collisions(files.values(), subject)
-    if not files and manifest.layers and not selection.is_everything:
+    offers_files = any(layer.media_type != media_types.EMPTY for layer in manifest.layers)
+    if not files and (offers_files or selection.path):
         raise InvalidRequestError(subject, _nothing_selected(selection), "compare with: csi-oras inspect")
     rooted, single = _below_path(files.values(), selection.path)
     return Plan(entries=tuple(sorted(rooted, key=lambda entry: entry.name)), left=tuple(left), single=single)
@@ -45,6 +47,18 @@ def _refusal(entry: PlanEntry, selection: Selection) -> str:
     if selection.media_types and entry.blob.media_type not in selection.media_types:
         return f"media type {entry.blob.media_type} not selected"
     return selection.refusal(entry.name)
+
+
+def _refuse_two_sizes(manifest: Manifest, subject: str) -> None:
+    """One blob has one size: a fetch checks one descriptor of it, and the others would be believed unseen."""
+    sizes = {layer.digest: layer.size for layer in reversed(manifest.layers)}
+    for number, layer in enumerate(manifest.layers):
+        if sizes[layer.digest] != layer.size:
+            raise HostileContentError(
+                f"{subject}, layer {number} ({layer.digest.short})",
+                f"has {layer.size} bytes here and {sizes[layer.digest]} in another layer",
+                "push the artifact again",
+            )
 
 
 def _refuse_packed(entries: Iterable[PlanEntry], selection: Selection, subject: str) -> None:

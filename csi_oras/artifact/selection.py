@@ -17,11 +17,6 @@ class Selection:
     unpack: bool = True
 
     @property
-    def is_everything(self) -> bool:
-        """Whether nothing was asked to be left out."""
-        return not (self.media_types or self.include or self.exclude or self.path)
-
-    @property
     def key(self) -> str:
         """A text that is the same for equal selections, to remember their plans by."""
         include, exclude = ([glob.pattern for glob in globs] for globs in (self.include, self.exclude))
