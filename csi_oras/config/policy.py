@@ -19,9 +19,9 @@ from csi_oras.config.reader import (
     needed,
     number,
     read_boolean,
+    read_document,
     read_duration,
     read_glob,
-    read_section,
     read_size,
     read_some_bytes,
     read_text,
@@ -167,7 +167,7 @@ def parse(text: str, source: str) -> Policy:
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        policy = read_section(Policy, node) if node is not None else Policy()
+        policy = read_document(Policy, node)
     except WrongValueError as error:
         raise InvalidConfigError(f"{source}, line {error.line}", printable(str(error), 500), "correct it") from None
     except yaml.MarkedYAMLError as error:

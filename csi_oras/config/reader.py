@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from csi_oras.errors import printable
 from csi_oras.oci.glob import Glob
 
 _UNITS = {
@@ -46,7 +47,7 @@ def read_size(node: yaml.Node) -> int:
     """Read `16Mi` and its like as bytes."""
     match = _SIZE.fullmatch(_scalar(node, "a size"))
     if match is None:
-        raise WrongValueError(node, f'"{node.value}" is not a size such as 16Mi')
+        raise WrongValueError(node, f'"{printable(node.value, 80)}" is not a size such as 16Mi')
     return int(match[1]) * _UNITS[match[2] or ""]
 
 
@@ -62,7 +63,7 @@ def read_duration(node: yaml.Node) -> int:
     """Read `1h30m` and its like as seconds."""
     match = _DURATION.fullmatch(_scalar(node, "a duration"))
     if match is None:
-        raise WrongValueError(node, f'"{node.value}" is not a duration such as 1h30m')
+        raise WrongValueError(node, f'"{printable(node.value, 80)}" is not a duration such as 1h30m')
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return 3600 * hours + 60 * minutes + seconds
 
@@ -73,7 +74,7 @@ def number(least: int, most: int) -> Reader:
     def read(node: yaml.Node) -> int:
         text = _scalar(node, "a number")
         if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
-            raise WrongValueError(node, f'"{text}" is not a number from {least} to {most}')
+            raise WrongValueError(node, f'"{printable(text, 80)}" is not a number from {least} to {most}')
         return int(text)
 
     return read
@@ -83,7 +84,7 @@ def read_boolean(node: yaml.Node) -> bool:
     """Read true or false."""
     text = _scalar(node, "true or false")
     if text not in ("true", "false"):
-        raise WrongValueError(node, f'"{text}" is not true or false')
+        raise WrongValueError(node, f'"{printable(text, 80)}" is not true or false')
     return text == "true"
 
 
@@ -93,7 +94,7 @@ def choice(*choices: str) -> Reader:
     def read(node: yaml.Node) -> str:
         text = _scalar(node, "a text")
         if text not in choices:
-            raise WrongValueError(node, f'"{text}" is not one of {", ".join(choices)}')
+            raise WrongValueError(node, f'"{printable(text, 80)}" is not one of {", ".join(choices)}')
         return text
 
     return read
@@ -151,7 +152,9 @@ def read_section(kind: type[_Section], node: yaml.Node) -> _Section:
     for key_node, value_node in node.value:
         name = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
         if name not in fields:
-            raise WrongValueError(key_node, f'key "{name}" is not known (there are: {", ".join(fields)})')
+            raise WrongValueError(
+                key_node, f'key "{printable(name, 80)}" is not known (there are: {", ".join(fields)})'
+            )
         if fields[name].name in values:
             raise WrongValueError(key_node, f'key "{name}" is given twice')
         values[fields[name].name] = _read_value(name, fields[name].metadata["read"], value_node)
@@ -159,6 +162,17 @@ def read_section(kind: type[_Section], node: yaml.Node) -> _Section:
         if item.name not in values and item.default is dataclasses.MISSING:
             raise WrongValueError(node, f'key "{name}" is missing')
     return kind(**values)
+
+
+def read_document(kind: type[_Section], node: yaml.Node | None) -> _Section:
+    """Read the root of a file, where nothing means that every key has its default.
+
+    Raises:
+        WrongValueError: as `read_section`.
+    """
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == _NULL):
+        return kind()
+    return read_section(kind, node)
 
 
 def line_of(node: yaml.Node | None, path: str) -> int:
