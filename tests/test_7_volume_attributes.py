@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from csi_oras.artifact.selection import Selection
 from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.platform import Platform
 from csi_oras.transfer.pull import PullPolicy
@@ -26,8 +27,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert str(found.reference) == "reg.example/team/model:v1"
     assert found.pull_policy is PullPolicy.IF_NOT_PRESENT
     assert found.platform is None
-    assert found.selection.is_everything
-    assert found.selection.unpack
+    assert found.selection == Selection()
     assert not found.noexec
 
 

@@ -78,7 +78,8 @@ class TreeStore:
                 made.add(place.parent)
             self._place(entry.blob.digest, place)
         for directory, _, _ in os.walk(tree):
-            os.chmod(directory, _DIRECTORY_MODE)  # noqa: PTH101 (os.walk gives text)
+            if directory != str(tree):  # whoever is not root cannot rename what he cannot write
+                os.chmod(directory, _DIRECTORY_MODE)  # noqa: PTH101 (os.walk gives text)
 
     def _place(self, digest: Digest, place: Path) -> None:
         blob = self._content.path(digest)
@@ -113,10 +114,13 @@ class TreeStore:
 def _publish(tree: Path, target: Path) -> None:
     try:
         tree.rename(target)
+        target.chmod(_DIRECTORY_MODE)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was first with the same tree
             raise
 
 
 def _remove(staging: Path) -> None:
+    for directory, _, _ in os.walk(staging):
+        os.chmod(directory, 0o700)  # noqa: PTH101 (os.walk gives text)
     shutil.rmtree(staging, ignore_errors=True)
