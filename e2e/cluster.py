@@ -54,8 +54,7 @@ def roll_out(kind: str, namespace: str) -> None:
     try:
         kubectl("rollout", "status", kind, f"--timeout={SECONDS}s", namespace=namespace)
     except KubectlError as error:
-        pods = kubectl("describe", "pods", namespace=namespace)
-        raise KubectlError(f"{error}\n{pods}") from error
+        raise KubectlError(f"{error}\n{_pods_and_events(namespace)}") from error
 
 
 def wait_ready(pod: str, namespace: str) -> None:
@@ -67,7 +66,12 @@ def wait_ready(pod: str, namespace: str) -> None:
     try:
         kubectl("wait", "--for=condition=Ready", f"pod/{pod}", f"--timeout={SECONDS}s", namespace=namespace)
     except KubectlError as error:
-        raise KubectlError(f"{error}\n{kubectl('describe', 'pod', pod, namespace=namespace)}") from error
+        raise KubectlError(f"{error}\n{_pods_and_events(namespace)}") from error
+
+
+def _pods_and_events(namespace: str) -> str:
+    pods = kubectl("get", "pods", "--output", "wide", namespace=namespace)
+    return pods + kubectl("get", "events", "--sort-by", ".lastTimestamp", namespace=namespace)
 
 
 def run_inside(pod: str, script: str, namespace: str, container: str = "") -> str:
