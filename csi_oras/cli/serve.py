@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR, ServeSettings
-from csi_oras.app import serve as run_driver
+from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR
 from csi_oras.cli.options import reports_errors
 from csi_oras.telemetry import logs
 
@@ -39,10 +38,12 @@ from csi_oras.telemetry import logs
 @reports_errors
 def serve(log_format: str, **settings: Any) -> None:
     """Run the CSI driver: identity, and node or controller or both, on one unix socket."""
+    from csi_oras.driver import ServeSettings, run  # noqa: PLC0415 (gRPC takes longer to load than a short command to run)
+
     logs.configure(log_format)
     if settings["mode"] != "controller" and not settings["node_id"]:
         raise click.UsageError("--node-id (or NODE_ID) is needed in this mode")
-    run_driver(ServeSettings(**settings))
+    run(ServeSettings(**settings))
 
 
 @click.command(short_help="Take a tour on real parts.")

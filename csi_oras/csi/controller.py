@@ -29,8 +29,8 @@ from csi_oras.registry.credentials import Credential
 from csi_oras.volume import attributes as volume_attributes
 from csi_oras.volume.templates import claim_variables
 
-_PATIENCE_SECONDS = 12.0
-"""external-provisioner gives up after 15."""
+_PATIENCE_SECONDS = 8.0
+"""external-provisioner gives up after 10, unless it is told otherwise."""
 _LONGEST_NAME = 128
 _ID = re.compile(r"oras1-[0-9a-f]{64}")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

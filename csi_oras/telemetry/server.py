@@ -1,5 +1,6 @@
 """The metrics server: `/metrics` and `/healthz` over HTTP, for Prometheus and for people."""
 
+import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -24,6 +25,8 @@ class _Server(ThreadingHTTPServer):
         self.metrics = metrics
         self.refresh = refresh
         self.check = check
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 (http.server's signature)

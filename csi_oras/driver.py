@@ -1,0 +1,122 @@
+"""The driver: the CSI services over the application, on their socket, until they are told to stop.
+
+Apart from `app.py` so that commands which need no gRPC do not wait for it to be loaded.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import csi_oras
+from csi_oras import config
+from csi_oras.app import Application
+from csi_oras.csi.controller import Controller
+from csi_oras.csi.identity import Identity
+from csi_oras.csi.node import Node
+from csi_oras.csi.server import Server, socket_path
+from csi_oras.errors import CsiOrasError
+from csi_oras.store.volumes import VolumeRecord
+from csi_oras.telemetry.logs import logger
+from csi_oras.telemetry.server import MetricsServer
+from csi_oras.volume.volumes import Volumes
+
+_CALLS = 16
+"""Calls of the core at a time; each is short, for none waits for the network."""
+_RESOLVES = 32
+"""Tags that a controller asks for at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """The flags of `csi-oras serve`."""
+
+    endpoint: str
+    node_id: str
+    mode: str
+    state_dir: Path
+    kubelet_dir: Path
+    config_file: Path | None
+    metrics_address: str
+    driver_name: str
+
+
+def run(settings: ServeSettings) -> None:
+    """Run the driver until SIGTERM or SIGINT.
+
+    Raises:
+        InvalidConfigError: a flag or the policy file is wrong.
+        StoreBrokenError: the state directory cannot be used.
+    """
+    socket_path(settings.endpoint)
+    _raise_file_limit()
+    policy = config.load(settings.config_file)
+    app = Application(settings.state_dir, policy, settings.driver_name)
+    watcher = None
+    if settings.config_file:
+        watcher = config.PolicyWatcher(settings.config_file, app.adopt_policy)
+        watcher.start()
+    metrics_server = MetricsServer(settings.metrics_address, app.metrics, app.refresh_gauges, app.check)
+    try:
+        asyncio.run(_serve(settings, app, metrics_server))
+    finally:
+        metrics_server.stop()
+        app.close()
+    logger.info("stopped")
+    os._exit(0)  # threads of pulls under way are no reason to stay; their bytes are kept
+
+
+def _raise_file_limit() -> None:
+    """Take as many file descriptors as we may: connections, ingests of a group and waiting calls add up."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(settings: ServeSettings, app: Application, metrics_server: MetricsServer) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    found = app.records.all()
+    volumes = Volumes(
+        records=app.records,
+        puller=app.puller,
+        kubelet_dir=settings.kubelet_dir,
+        trees=app.paths.trees,
+        platform=app.platform,
+    )
+    server = _make_server(settings, app, volumes)
+    metrics_server.start()
+    await server.start()
+    logger.info("serving", endpoint=settings.endpoint, mode=settings.mode, version=csi_oras.__version__)
+    if settings.mode != "controller":  # behind the socket: a call waits for its own volume only
+        recovery = threading.Thread(target=_recover, args=(app, volumes, found), name="recovery", daemon=True)
+        recovery.start()
+    await stopping.wait()
+    logger.info("stopping")
+    await server.stop()
+
+
+def _make_server(settings: ServeSettings, app: Application, volumes: Volumes) -> Server:
+    node = controller = None
+    if settings.mode in ("node", "all"):
+        # the calls that are not advertised answer UNIMPLEMENTED by inheritance; the stubs call them abstract
+        node = Node(settings.node_id, volumes, app.puller.jobs, ThreadPoolExecutor(_CALLS, "call"))  # type: ignore[abstract]
+    if settings.mode in ("controller", "all"):
+        controller = Controller(app.puller.resolve, ThreadPoolExecutor(_RESOLVES, "resolve"))  # type: ignore[abstract]
+    return Server(settings.endpoint, app.metrics, Identity(settings.driver_name, app.check), controller, node)
+
+
+def _recover(app: Application, volumes: Volumes, found: list[VolumeRecord]) -> None:
+    try:
+        app.trees.sweep()
+        volumes.reconcile(found)
+    except CsiOrasError as error:
+        logger.error("recovery did not finish", cause=error.message)
+    except Exception:  # noqa: BLE001 (the thread ends here; the driver serves on)
+        logger.exception("a bug: recovery did not finish")
+    else:
+        logger.info("recovered", volumes=len(found))
