@@ -27,6 +27,7 @@ class Ingest:
         self.path = path
         self.blob = blob
         self.descriptor = descriptor
+        self._is_kept = False
         self._extents = self._load()
         self._grown = threading.Condition()
 
@@ -54,8 +55,11 @@ class Ingest:
         extents = Extents()
         try:
             lines = self._extents_path.read_text().split("\n")[:-1]  # a torn last line is no extent
-        except (FileNotFoundError, UnicodeDecodeError):
+        except FileNotFoundError:
+            return extents
+        except UnicodeDecodeError:
             lines = []
+        self._is_kept = True
         there = min(os.fstat(self.descriptor).st_size, self.blob.size)
         for line in lines:
             start, _, end = line.partition(" ")
@@ -91,6 +95,7 @@ class Ingest:
     def keep(self, start: int, end: int) -> None:
         """Remember across a crash that the bytes from `start` up to `end` are there."""
         with store_errors(f"ingest of {self.blob.digest}"), self._extents_path.open("a") as file:
+            self._is_kept = True
             file.write(f"{start} {end}\n")
 
     @property
@@ -118,12 +123,15 @@ class Ingest:
         """Forget all bytes; the next attempt starts from nothing."""
         with self._grown, store_errors(f"ingest of {self.blob.digest}"):
             self._extents = Extents()
-            self._extents_path.unlink(missing_ok=True)
-            os.ftruncate(self.descriptor, 0)
+            self.forget_extents()
+            if os.fstat(self.descriptor).st_size:
+                os.ftruncate(self.descriptor, 0)
 
     def forget_extents(self) -> None:
         """Remove what only an unfinished blob needs."""
-        self._extents_path.unlink(missing_ok=True)
+        if self._is_kept:
+            self._extents_path.unlink(missing_ok=True)
+            self._is_kept = False
 
     def remove(self) -> None:
         """Remove the ingest with all its bytes, and let go of it."""
@@ -133,7 +141,7 @@ class Ingest:
 
     def abandon(self) -> None:
         """Let go of the file; it stays only if it has bytes that the next attempt can go on from."""
-        if self._extents_path.exists():
+        if self._is_kept:
             self.close()
         else:
             self.remove()

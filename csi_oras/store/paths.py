@@ -71,11 +71,11 @@ class StatePaths:
 
     def blob(self, digest: Digest) -> Path:
         """Where a verified blob is."""
-        return self.blobs / digest.algorithm / digest.encoded
+        return Path(f"{self.root}/blobs/{digest.algorithm}/{digest.encoded}")
 
     def ingest(self, digest: Digest) -> Path:
         """Where the bytes of an unfinished blob are; its extents are beside it."""
-        return self.ingests / digest.encoded
+        return Path(f"{self.root}/ingest/{digest.encoded}")
 
     def tree(self, plan: Digest) -> Path:
         """Where a plan is laid out."""
