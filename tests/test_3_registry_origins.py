@@ -257,6 +257,12 @@ def test_redirect_from_a_registry_with_tls_never_loses_it_nor_turns_inward(place
         hosts.check_destination(Origin.of(place), Origin.of(GHCR), "blob")
 
 
+@pytest.mark.parametrize("host", ["[::ffff:169.254.169.254]", "[::ffff:127.0.0.1]", "169.254.169.254", "127.0.0.1"])
+def test_redirect_from_a_private_address_goes_no_further_inward(host: str) -> None:
+    with pytest.raises(BadResponseError):
+        hosts.check_destination(Origin.of(f"https://{host}/x"), Origin.of("https://10.0.0.1"), "blob")
+
+
 def test_redirect_from_a_registry_with_tls_to_a_public_host_is_allowed() -> None:
     hosts.check_destination(Origin.of("https://cdn.example:8443/x"), Origin.of(GHCR), "blob")
     hosts.check_destination(Origin.of("https://10.0.0.2/x"), Origin.of("https://10.0.0.1"), "blob")

@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from csi_oras.demo.distribution import Distribution
 from csi_oras.errors import NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.store.content import ContentStore
@@ -14,6 +15,7 @@ from csi_oras.store.paths import StatePaths
 from tests.support.artifacts import Layer, Pusher
 from tests.support.calls import refused
 from tests.support.driver import Driver
+from tests.support.gate import Gate
 
 pytestmark = pytest.mark.needs("root")
 _MIB = 1 << 20
@@ -124,3 +126,26 @@ def test_what_is_left_of_a_pull_counts_as_room_for_it(
         driver.publish(target, reference=reference)
         assert (target / "large").stat().st_size == 20 * _MIB
         driver.unpublish(target)
+
+
+def test_room_for_a_pull_under_way_is_kept_from_another(
+    cramped: Driver, disk: SmallDisk, registry: Distribution, pusher: Pusher, repository: str
+) -> None:
+    first = pusher.artifact(f"{repository}-first", [Layer(content=b"1" * (14 * _MIB), title="file")])
+    second = pusher.artifact(f"{repository}-second", [Layer(content=b"2" * (14 * _MIB), title="file")])
+    slow, other = cramped.target("slow"), cramped.target("other")
+    with Gate(registry.address) as gate:
+        gate.hold_after(_MIB)
+        reference = first.replace(registry.address, gate.address)
+        with refused(grpc.StatusCode.ABORTED, "pulling"):
+            cramped.publish(slow, volume_id="slow", timeout=3, reference=reference)
+        gate.wait_until_held()
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, second, "other pulls"):
+            cramped.publish(other, volume_id="other", reference=second)
+        gate.open()
+        cramped.publish(slow, volume_id="slow", reference=reference)
+    assert (slow / "file").stat().st_size == 14 * _MIB
+    disk.grow("100m")
+    cramped.publish(other, volume_id="other", reference=second)
+    for target, volume_id in ((slow, "slow"), (other, "other")):
+        cramped.unpublish(target, volume_id=volume_id)

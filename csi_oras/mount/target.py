@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from csi_oras.errors import CsiOrasError, InvalidRequestError, VolumeBusyError, printable
+from csi_oras.errors import CsiOrasError, InvalidRequestError, StoreBrokenError, VolumeBusyError, printable
 from csi_oras.mount import kernel
 
 _LONGEST = 4095
@@ -100,17 +100,23 @@ class Target:
 
         Raises:
             InvalidRequestError: something of another kind is there.
+            StoreBrokenError: the file system refuses.
         """
         if self.exists():
             is_directory = stat.S_ISDIR(os.stat(self.name, dir_fd=self.parent, follow_symlinks=False).st_mode)
             if is_directory != directory:
                 raise _invalid(self.path, f"is a {'directory' if is_directory else 'file'}, the volume is not")
             return False
-        if directory:
-            os.mkdir(self.name, 0o750, dir_fd=self.parent)
-        else:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(self.name, flags, 0o640, dir_fd=self.parent))
+        try:
+            if directory:
+                os.mkdir(self.name, 0o750, dir_fd=self.parent)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(self.name, flags, 0o640, dir_fd=self.parent))
+        except OSError as error:
+            raise StoreBrokenError(
+                f"target {printable(self.path, 300)}", f"cannot be made ({error.strerror})", "look at the node's disk"
+            ) from error
         return True
 
     def remove(self) -> None:

@@ -1,7 +1,9 @@
 """Gathering: every blob of a plan into the store, each fetched or proven with the asker's own credential."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import contextmanager
 
 from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
@@ -27,6 +29,8 @@ class Gatherer:
         self._grants = grants
         self._blobs = blobs
         self._metrics = metrics
+        self._lock = threading.Lock()
+        self._reservations: list[Sequence[Descriptor]] = []
 
     def gather(self, client: RepositoryClient, plan: Plan, credential: str, progress: Progress, subject: str) -> None:
         """Return when every blob of `plan` is in the store and this credential has been seen to read it.
@@ -37,9 +41,9 @@ class Gatherer:
         """
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan.blobs, absent, progress)
-        self._check_room(sum(blob.size - self._content.begun(blob) for blob in absent), subject)
         layers = {entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries}
-        read = self._fetch_all(client, absent, progress, layers)
+        with self._reserved(absent, subject):
+            read = self._fetch_all(client, absent, progress, layers)
         unproven = [
             blob
             for blob in plan.blobs
@@ -57,12 +61,28 @@ class Gatherer:
                 counter.finish()
             progress.join(blob.digest, counter)
 
-    def _check_room(self, needed: int, subject: str) -> None:
+    @contextmanager
+    def _reserved(self, absent: Sequence[Descriptor], subject: str) -> Iterator[None]:
+        """Keep room for `absent` beside what other pulls have still to write; a blob of two pulls is one."""
+        with self._lock:
+            expected = {blob.digest: blob for blobs in (*self._reservations, absent) for blob in blobs}
+            if absent:
+                self._check_room([blob for blob in expected.values() if not self._content.has(blob)], subject)
+            self._reservations.append(absent)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reservations = [blobs for blobs in self._reservations if blobs is not absent]
+
+    def _check_room(self, expected: Sequence[Descriptor], subject: str) -> None:
+        needed = sum(blob.size - self._content.begun(blob) for blob in expected)
         room = self._content.room() - _MARGIN_BYTES
-        if needed and needed > room:
+        if needed > room:
             raise NoSpaceError(
                 subject,
-                f"needs {human_size(needed)}, the store has room for {human_size(max(room, 0))}",
+                f"needs {human_size(needed)} with what other pulls need, "
+                f"the store has room for {human_size(max(room, 0))}",
                 "make room on the node, or select less with include",
             )
 

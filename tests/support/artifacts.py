@@ -69,9 +69,7 @@ class Pusher:
         self.address = address
         self._headers = dict(headers or {})
 
-    def _request(
-        self, method: str, path: str, body: bytes | None = None, **headers: str
-    ) -> http.client.HTTPResponse:
+    def _request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection(self.address, timeout=60)
         sent = {**self._headers, **{key.replace("_", "-"): value for key, value in headers.items()}}
         connection.request(method, path, body=body, headers=sent)

@@ -107,7 +107,7 @@ class Driver:
         self.process = None
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         self.stop(signal.SIGKILL)
 
     def __enter__(self) -> Self:
@@ -136,7 +136,7 @@ class Driver:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def publish(  # noqa: PLR0913
+    def publish(
         self,
         target: Path | str,
         *,
