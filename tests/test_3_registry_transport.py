@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -142,17 +143,15 @@ def test_server_that_sends_a_byte_now_and_then_is_unavailable_in_time(
         get(transport, evil.url("/x"))
 
 
-def test_slow_reader_of_a_fast_server_is_no_stall(evil: FakeServer) -> None:
-    transport = Transport(stall_seconds=0.1)
-    content = bytes(range(256)) * 200
-    evil.bend("/x", body(content))
-    buffer, found = memoryview(bytearray(10_000)), b""
+def test_time_that_the_reader_takes_is_no_stall_of_the_server(evil: FakeServer) -> None:
+    window, gate = 0.2, threading.Event()
+    transport = Transport(stall_seconds=window)  # and head and body are fewer bytes than a window of waiting needs
+    evil.bend("/x", lambda _request, answer: replace(answer, body=b"alpha", gate=gate))
     with transport.request("GET", evil.url("/x"), {}) as response:
-        while count := response.readinto(buffer):
-            found += bytes(buffer[:count])
-            time.sleep(0.05)  # the disk is slow, not the registry
+        time.sleep(1.5 * window)  # the disk is slow, not the registry
+        gate.set()
+        assert response.read(10) == b"alpha"
     transport.close()
-    assert found == content
 
 
 def test_some_interim_answers_are_passed_over(evil: FakeServer, transport: Transport) -> None:

@@ -50,6 +50,8 @@ class Answer:
     """Whether nothing more comes where it would end or break, until the server stops."""
     raw: bytes | None = None
     """What is sent instead of all the above, before the connection ends."""
+    gate: threading.Event | None = None
+    """What the body waits for when the headers are out."""
     drips: float = 0.0
     """Seconds between single bytes that come after `raw` without end."""
 
@@ -264,6 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.end_headers()
+        if answer.gate:
+            answer.gate.wait(30)
         if self.command != "HEAD":
             self.wfile.write(answer.body if answer.sent is None else answer.body[: answer.sent])
         if answer.stalls:
