@@ -24,6 +24,15 @@ class Credential:
     password: Secret
     source: str
 
+    def basic(self) -> Secret:
+        """Return the value of a Basic Authorization header (RFC 7617)."""
+        pair = f"{self.username}:{self.password.reveal()}"
+        return Secret(f"Basic {base64.b64encode(pair.encode()).decode()}")
+
+    def spellings(self) -> tuple[str, str]:
+        """Return the texts by which somebody could give the password away."""
+        return self.password.reveal(), self.basic().reveal().partition(" ")[2]
+
     def keyed_hash(self, key: bytes) -> str:
         """Return what stands for this credential in records that anybody may read."""
         pair = f"{self.username}\0{self.password.reveal()}".encode()

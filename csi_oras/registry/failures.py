@@ -21,7 +21,7 @@ _LONGEST_QUOTE = 200
 
 def failure(response: Response, subject: str, credential: Credential | None) -> CsiOrasError:
     """Return the error that an unexpected status stands for, with the registry's own words."""
-    status, quote = response.status, _quote(response)
+    status, quote = response.status, _quote(response, credential)
     if status == _UNAUTHORIZED:
         if credential is None:
             return UnauthenticatedError(
@@ -46,12 +46,17 @@ def failure(response: Response, subject: str, credential: Credential | None) -> 
     return BadResponseError(subject, f"the registry answers with status {status}{quote}", "check that it is a registry")
 
 
-def _quote(response: Response) -> str:
-    """Return the registry's own words (distribution-spec, Error Codes), short and harmless."""
+def _quote(response: Response, credential: Credential | None) -> str:
+    """Return the registry's own words (distribution-spec, Error Codes), short and harmless.
+
+    Words that repeat the credential are left out: events are read by more people than secrets.
+    """
     try:
         document = json.parse_object(response.read(LARGEST_ERROR), "error")
         first = json.objects(document, "errors", "error")[0]
         said = json.text(first, "message", "error", "") or json.text(first, "code", "error", "")
     except (CsiOrasError, IndexError):
+        return ""
+    if credential and any(secret in said for secret in filter(None, credential.spellings())):
         return ""
     return f' ("{printable(said, _LONGEST_QUOTE)}")' if said else ""

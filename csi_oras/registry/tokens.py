@@ -1,6 +1,5 @@
 """Authorization headers: one token per (origin, repository, actions, credential), sent nowhere else."""
 
-import base64
 import re
 import threading
 import time
@@ -69,7 +68,7 @@ class Tokens:
         if bearer := challenges.get("bearer"):
             header, life = self._fetch(access, bearer)
         elif "basic" in challenges and access.credential:
-            header, life = _basic(access.credential), _LONGEST_LIFE
+            header, life = access.credential.basic(), _LONGEST_LIFE
         else:
             return None
         with self._lock:
@@ -86,17 +85,12 @@ class Tokens:
         if service := challenge.parameters.get("service"):
             query = {"service": service, **query}
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query, quote_via=quote)}"
-        headers = {"Authorization": _basic(access.credential).reveal()} if access.credential else {}
+        headers = {"Authorization": access.credential.basic().reveal()} if access.credential else {}
         with self._transport.request("GET", url, headers) as response:
             if response.status != _OK:
                 raise _refused(access, response.status)
             body = response.read(_LARGEST_ANSWER)
         return _read_token(body, f"token endpoint of {access.repository.registry}")
-
-
-def _basic(credential: Credential) -> Secret:
-    pair = f"{credential.username}:{credential.password.reveal()}"
-    return Secret(f"Basic {base64.b64encode(pair.encode()).decode()}")
 
 
 def _refused(access: Access, status: int) -> Exception:

@@ -71,8 +71,8 @@ class Resolver:
         document = self._document(client, reference, credential)
         root = document.digest
         for _ in range(_DEEPEST_INDEX):
-            self._grants.add(client.repository, [document.digest], credential)
             parsed = self._parse(document, subject)
+            self._grants.add(client.repository, [document.digest], credential)
             if isinstance(parsed, Manifest):
                 return Resolved(root=root, artifact=document.digest, manifest=parsed)
             chosen = parsed.select(platform, subject)
@@ -101,8 +101,12 @@ class Resolver:
 
     def _fetch(self, client: RepositoryClient, identifier: str, expected: Digest | None) -> _Document:
         fetched: FetchedManifest = client.manifest(identifier, limit=self._limits().manifest_bytes, expected=expected)
-        self._content.put(fetched.descriptor, fetched.content)
         return _Document(fetched.digest, fetched.content, fetched.media_type)
 
     def _parse(self, document: _Document, subject: str) -> Manifest | Index:
-        return manifests.parse(document.content, document.media_type, subject, most_layers=self._limits().layers)
+        """Read a document, and keep it: nothing that is no manifest gets into the store."""
+        limit = self._limits().layers
+        parsed = manifests.parse(document.content, document.media_type, subject, most_layers=limit)
+        size = len(document.content)
+        self._content.put(Descriptor(media_type=parsed.media_type, digest=document.digest, size=size), document.content)
+        return parsed
