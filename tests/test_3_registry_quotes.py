@@ -30,8 +30,10 @@ def test_refusal_is_quoted_unless_it_repeats_the_credential(fake: FakeRegistry, 
     body = json.dumps({"errors": [{"code": "DENIED", "message": said}]}).encode()
     fake.bend("/manifests/", fake_server.status(403, body))
     credential = Credential(username="user", password=Secret(_PLANTED), source="the volume's secret")
-    client = Registries(Transport()).repository(Repository(registry=fake.address, name="a/b"), credential)
+    transport = Transport()
+    client = Registries(transport).repository(Repository(registry=fake.address, name="a/b"), credential)
     with pytest.raises(AccessDeniedError) as caught:
         client.manifest("v1", limit=1 << 20)
+    transport.close()
     assert (said in caught.value.message) is is_quoted
     assert _PLANTED not in caught.value.message
