@@ -259,7 +259,8 @@ def test_tour_without_root_asks_for_it(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_make_demo_sets_up_no_more_than_the_tour_needs() -> None:
     root = Path(__file__).parent.parent
-    plan = subprocess.run(["make", "-n", "demo"], cwd=root, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "-n", "demo"]  # this test may itself be run by make
+    plan = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     assert plan.splitlines() == [".ci/setup demo", ".venv/bin/csi-oras demo"]
 
 
