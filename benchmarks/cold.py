@@ -67,7 +67,14 @@ def _one_blob_peers(artifact: Artifact, present: set[str]) -> list[Contender]:
         contenders.append(Contender(who="crane blob", kind=Kind.PEER, run=run, note=_UNSYNCED))
     if "curl" in present:
         run = process("sh", "-c", f"curl -sSf {url} | sha256sum | grep -q {digest[7:]}", least=0)
-        contenders.append(Contender(who="curl, sha256sum", kind=Kind.LIMIT, run=run, note="verified, not written"))
+        contenders.append(
+            Contender(
+                who="curl, sha256sum",
+                kind=Kind.LIMIT,
+                run=run,
+                note="verified (by what sha256sum makes of this processor), not written",
+            )
+        )
         run = process("sh", "-c", f"curl -sSf -o {{}}/out {url} && sync {{}}/out", least=size)
         contenders.append(Contender(who="curl, sync", kind=Kind.LIMIT, run=run, note="not verified, fsync counted"))
     return contenders
