@@ -246,7 +246,7 @@ def test_repository_that_policy_denies_is_permission_denied(short_path: Path, fa
     many = fake.artifact("team/many", files(a=b"1", b=b"2", c=b"3"))
     with Driver(short_path, "--config", str(policy)) as driver:
         target = driver.target()
-        with refused(Code.PERMISSION_DENIED, denied.rpartition(":")[0], "registries.allow"):
+        with refused(Code.PERMISSION_DENIED, denied.rpartition(":")[0], "registries.deny"):
             driver.publish(target, reference=denied)
         assert fake.count("secret") == 0
         with refused(Code.FAILED_PRECONDITION, large, "node policy allows 100 B"):

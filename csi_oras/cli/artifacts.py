@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,18 +157,41 @@ def _with_progress(app: Application, request: PullRequest) -> PulledArtifact:
 def _copy(pulled: PulledArtifact, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if pulled.path.is_dir():
-            shutil.copytree(pulled.path, directory, dirs_exist_ok=True, copy_function=_copy_file)
-        else:
-            _copy_file(pulled.path, directory / pulled.path.name)
+        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _copy_into(pulled.path, root)
+        finally:
+            os.close(root)
     except OSError as error:
-        raise InvalidRequestError(f"directory {directory}", f"cannot be written ({error.strerror})") from error
+        cause = f"cannot be written ({error.strerror}: {error.filename})"
+        raise InvalidRequestError(
+            f"directory {directory}", cause, "use another directory, links are not followed"
+        ) from error
 
 
-def _copy_file(source: Any, target: Any) -> None:
-    """Copy bytes and an executable bit; the files belong to whoever asked, not to the store."""
-    shutil.copyfile(source, target)
-    os.chmod(target, 0o755 if os.stat(source).st_mode & 0o111 else 0o644)  # noqa: PTH101, PTH116 (shutil gives text)
+def _copy_into(source: Path, directory: int) -> None:
+    """Copy a file, or what is in a directory, below a descriptor; links that stand in the way are never followed."""
+    for entry in sorted(source.iterdir()) if source.is_dir() else [source]:
+        if entry.is_file():
+            _copy_file(entry, directory)
+            continue
+        with suppress(FileExistsError):
+            os.mkdir(entry.name, 0o755, dir_fd=directory)
+        child = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            _copy_into(entry, child)
+        finally:
+            os.close(child)
+
+
+def _copy_file(source: Path, directory: int) -> None:
+    """Put a new file in the place of whatever has its name; it belongs to whoever asked, not to the store."""
+    temporary = f".{source.name[:200]}.{os.getpid()}"
+    mode = 0o755 if source.stat().st_mode & 0o111 else 0o644
+    made = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
+    with source.open("rb") as ours, os.fdopen(made, "wb") as theirs:
+        shutil.copyfileobj(ours, theirs, 1 << 20)
+    os.rename(temporary, source.name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def _print_plan(document: dict[str, Any], plan: Plan) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from csi_oras.cli.options import application, reports_errors, store_options
 from csi_oras.cli.output import console
+from csi_oras.errors import InvalidRequestError
 
 
 @click.group()
@@ -22,6 +23,8 @@ def store() -> None:
 @reports_errors
 def store_ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """List the artifacts in the store, the one used last first."""
+    if not options["state_dir"].is_dir():
+        raise InvalidRequestError(f"store {options['state_dir']}", "is not there", "check --state-dir")
     with application(options) as app:
         artifacts = app.catalogue.artifacts()
     documents = [

@@ -23,9 +23,9 @@ from csi_oras.config.reader import (
     read_duration,
     read_glob,
     read_size,
-    read_some_bytes,
     read_text,
     section,
+    size_between,
 )
 from csi_oras.errors import InvalidConfigError, printable
 from csi_oras.oci.glob import Glob
@@ -75,7 +75,7 @@ class PullsPolicy:
 
     parallel_blobs: int = key("parallelBlobs", number(1, 64), 4)
     parallel_ranges: int = key("parallelRanges", number(1, 64), 8)
-    range_bytes: int = key("rangeBytes", read_some_bytes, 16 << 20)
+    range_bytes: int = key("rangeBytes", size_between(1 << 20, 1 << 30), 16 << 20)
     max_bytes_per_second: int = key("maxBytesPerSecond", read_size, 0)
 
 
@@ -85,7 +85,7 @@ class LimitsPolicy:
 
     artifact_bytes: int = key("artifactBytes", read_size, 0)
     files: int = key("files", number(1, 100_000_000), 1_000_000)
-    manifest_bytes: int = key("manifestBytes", read_some_bytes, 4 << 20)
+    manifest_bytes: int = key("manifestBytes", size_between(1 << 10, 64 << 20), 4 << 20)
     layers: int = key("layers", number(1, 1_000_000), 10_000)
     unpack_ratio: int = key("unpackRatio", number(1, 1_000_000), 200)
 

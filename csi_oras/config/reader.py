@@ -51,12 +51,16 @@ def read_size(node: yaml.Node) -> int:
     return int(match[1]) * _UNITS[match[2] or ""]
 
 
-def read_some_bytes(node: yaml.Node) -> int:
-    """Read a size that must not be 0."""
-    size = read_size(node)
-    if not size:
-        raise WrongValueError(node, "must be more than 0")
-    return size
+def size_between(least: int, most: int) -> Reader:
+    """Return a reader of sizes between `least` and `most` bytes."""
+
+    def read(node: yaml.Node) -> int:
+        size = read_size(node)
+        if not least <= size <= most:
+            raise WrongValueError(node, f'"{printable(node.value, 80)}" is not between {least} and {most} bytes')
+        return size
+
+    return read
 
 
 def read_duration(node: yaml.Node) -> int:

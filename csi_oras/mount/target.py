@@ -14,7 +14,7 @@ from typing import Self
 from csi_oras.errors import CsiOrasError, InvalidRequestError, StoreBrokenError, VolumeBusyError, printable
 from csi_oras.mount import kernel
 
-_LONGEST = 4095
+_LONGEST, _LONGEST_NAME = 4095, 255
 
 
 class Target:
@@ -147,6 +147,15 @@ def _busy(path: str, error: OSError) -> CsiOrasError:
     )
 
 
+def canonical(path: str, kubelet_dir: Path) -> str:
+    """Return the one spelling of a target path, by which locks and records know it.
+
+    Raises:
+        InvalidRequestError: the path is not one below the kubelet directory.
+    """
+    return f"{os.fspath(kubelet_dir).rstrip('/')}/{_relative(path, kubelet_dir)}"
+
+
 def _relative(path: str, kubelet_dir: Path) -> str:
     if "\0" in path or len(os.fsencode(path)) > _LONGEST:
         raise _invalid(path, "is not a path")
@@ -156,6 +165,8 @@ def _relative(path: str, kubelet_dir: Path) -> str:
         if path.startswith(prefix) and relative:
             if {"", ".", ".."} & set(relative.split("/")):
                 raise _invalid(path, "is not a plain path")
+            if max(len(os.fsencode(name)) for name in relative.split("/")) > _LONGEST_NAME:
+                raise _invalid(path, f"has a name of more than {_LONGEST_NAME} bytes")
             return relative
     raise _invalid(path, f"is not below the kubelet directory {kubelet_dir}", "check --kubelet-dir")
 

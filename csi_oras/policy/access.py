@@ -21,10 +21,7 @@ class RepositoryRules:
             AccessDeniedError: node policy forbids it.
         """
         name = str(repository)
-        denied = any(glob.matches(name) for glob in self.deny)
-        if denied or not any(glob.matches(name) for glob in self.allow):
-            raise AccessDeniedError(
-                name,
-                "node policy does not allow this repository",
-                "ask the cluster's administrator (registries.allow)",
-            )
+        key = "deny" if any(glob.matches(name) for glob in self.deny) else "allow"
+        if key == "deny" or not any(glob.matches(name) for glob in self.allow):
+            cause = "node policy does not allow this repository"
+            raise AccessDeniedError(name, cause, f"ask the cluster's administrator (registries.{key})")

@@ -112,7 +112,7 @@ class Response:
         """
         try:
             return self._response.readinto(buffer)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a chunk of negative length
             raise unreachable(self.origin, error) from error
 
     def read(self, limit: int) -> bytes:
@@ -124,7 +124,7 @@ class Response:
         """
         try:
             body = self._response.read(limit + 1)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a chunk of negative length
             raise unreachable(self.origin, error) from error
         if len(body) > limit:
             raise BadResponseError(str(self.origin), f"sent more than the {limit} bytes that are allowed here")
@@ -189,7 +189,7 @@ class Transport:
         try:
             connection.request(request.method, request.target, body=request.body, headers=dict(request.headers))
             response = Response(self, request.origin, connection)
-        except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: a host that is no DNS name
+        except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a host that is no DNS name
             connection.close()
             raise unreachable(request.origin, error) from error
         except BaseException:

@@ -12,7 +12,6 @@ class VolumeState(StrEnum):
 
     PUBLISHING = "publishing"
     PUBLISHED = "published"
-    UNPUBLISHING = "unpublishing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,8 @@ from csi_oras.store.ingest import Ingest
 
 BUFFER_BYTES = 512 << 10
 """What a connection reads at once; larger gains nothing, and there is one for each connection."""
+_HASH_BYTES = 128 << 10
+"""What the hasher reads back at once: it must still be in the core's own cache when it is hashed."""
 _KEEP_BYTES = 4 << 20
 """How often the extents of a range are written down: what a crash costs at most, for each connection."""
 _PATIENCE_SECONDS = 0.2
@@ -161,7 +163,7 @@ def _receive(
 
 def _hash_behind(ingest: Ingest, writers: list[Future[None]], update: Callable[[memoryview], None]) -> None:
     """Hash everything in order as it arrives, until the blob is complete or the writers have ended."""
-    view, position = buffer(), 0
+    view, position = memoryview(bytearray(_HASH_BYTES)), 0
     while position < ingest.blob.size:
         ended = all(writer.done() for writer in writers)
         frontier = ingest.wait_beyond(position, 0 if ended else _PATIENCE_SECONDS)

@@ -5,9 +5,8 @@ network. The record is written before the mount and dropped after the unmount, s
 record without a mount, never a mount that nobody knows of.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csi_oras.errors import (
@@ -20,7 +19,7 @@ from csi_oras.errors import (
     printable,
 )
 from csi_oras.mount.bind import bind, unbind
-from csi_oras.mount.target import Target
+from csi_oras.mount.target import Target, canonical
 from csi_oras.oci.platform import Platform
 from csi_oras.registry import credentials
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
@@ -95,7 +94,8 @@ class Volumes:
             RequestError: the target or the request cannot be served.
             UnobtainableError, UnacceptableError: the artifact cannot be had, which is known without a pull.
         """
-        with self._hold(request.volume_id, request.target), self._open(request.target) as target:
+        request = self._canonical(request)
+        with self._locks.hold(request.target), self._open(request.target) as target:
             if self._is_published(request, target):
                 return None
             wanted = self._pull_request(request)
@@ -113,7 +113,8 @@ class Volumes:
             VolumeBusyError: it was, or is wanted in another way by now.
             StoreBrokenError: the mount fails; nothing is left of it.
         """
-        with self._hold(request.volume_id, request.target), self._open(request.target) as target:
+        request = self._canonical(request)
+        with self._locks.hold(request.target), self._open(request.target) as target:
             if self._is_published(request, target):
                 return
             record = self._records.get(request.volume_id, request.target)
@@ -123,7 +124,8 @@ class Volumes:
 
     def abandon(self, request: PublishRequest) -> None:
         """Forget a publish whose pull failed."""
-        with self._hold(request.volume_id, request.target):
+        request = self._canonical(request)
+        with self._locks.hold(request.target):
             record = self._records.get(request.volume_id, request.target)
             if record and record.state is VolumeState.PUBLISHING and record.fingerprint == request.fingerprint:
                 self._records.drop(request.volume_id, request.target)
@@ -135,7 +137,8 @@ class Volumes:
             InvalidRequestError: the path is not below the kubelet directory.
             VolumeBusyError: it cannot be taken away yet.
         """
-        with self._hold(volume_id, path):
+        path = canonical(path, self._kubelet_dir)
+        with self._locks.hold(path):
             record = self._records.get(volume_id, path)
             target = Target.open(path, self._kubelet_dir)
             if target:
@@ -158,6 +161,7 @@ class Volumes:
         Raises:
             VolumeNotFoundError: there is no such volume at that path.
         """
+        path = canonical(path, self._kubelet_dir)
         record = self._records.get(volume_id, path)
         target = Target.open(path, self._kubelet_dir) if record and record.state is VolumeState.PUBLISHED else None
         if record and target:
@@ -169,7 +173,7 @@ class Volumes:
     def reconcile(self, records: list[VolumeRecord]) -> None:
         """Drop those of `records`, as found at the start, whose mounts are gone; their pods are, or will ask again."""
         for record in records:
-            with self._hold(record.volume_id, record.target):
+            with self._locks.hold(record.target):
                 if self._records.get(record.volume_id, record.target) == record and not self._is_mounted(record.target):
                     logger.info("volume is no longer mounted, its record goes", volume_id=record.volume_id)
                     self._records.drop(record.volume_id, record.target)
@@ -208,17 +212,18 @@ class Volumes:
         target.exists()
         if not target.is_mounted():
             return False
-        record = self._records.get(request.volume_id, request.target) or self._adopt(request, target)
+        record = self._records.get(request.volume_id, request.target)
+        if record is None or record.state is not VolumeState.PUBLISHED:  # an intent is no record of what is mounted
+            record = self._adopt(request, target)
         if record.fingerprint != request.fingerprint:
             where = printable(target.path, 300)
             cause = f"is published at {where} with other attributes"
             raise VolumeConflictError(f"volume {_short(request.volume_id)}", cause, "unpublish it first")
-        if record.state is not VolumeState.PUBLISHED:
-            raise VolumeBusyError(f"volume {_short(request.volume_id)}", "is being unpublished", "it is tried again")
         return True
 
     def _adopt(self, request: PublishRequest, target: Target) -> VolumeRecord:
         if others := self._records.others_at(request.volume_id, request.target):
+            self._records.drop(request.volume_id, request.target)
             where, cause = f"target {printable(target.path, 300)}", f"holds volume {_short(others[0])}"
             raise VolumeConflictError(where, cause, "unpublish that one first")
         found = find_our_mount(target.path, self._trees)
@@ -266,10 +271,8 @@ class Volumes:
                 raise
             logger.warning("left a target alone that is not of this driver", cause=error.message)
 
-    @contextmanager
-    def _hold(self, volume_id: str, path: str) -> Iterator[None]:
-        with self._locks.hold((volume_id, path)):
-            yield
+    def _canonical(self, request: PublishRequest) -> PublishRequest:
+        return replace(request, target=canonical(request.target, self._kubelet_dir))
 
     def _open(self, path: str) -> Target:
         target = Target.open(path, self._kubelet_dir)
