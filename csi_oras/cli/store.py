@@ -10,7 +10,7 @@ from rich.table import Table
 
 from csi_oras.cli.options import application, reports_errors, store_options
 from csi_oras.cli.output import console
-from csi_oras.errors import InvalidRequestError
+from csi_oras.store.catalogue import CataloguedArtifact
 
 
 @click.group()
@@ -23,10 +23,7 @@ def store() -> None:
 @reports_errors
 def store_ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """List the artifacts in the store, the one used last first."""
-    if not options["state_dir"].is_dir():
-        raise InvalidRequestError(f"store {options['state_dir']}", "is not there", "check --state-dir")
-    with application(options) as app:
-        artifacts = app.catalogue.artifacts()
+    artifacts = _artifacts(options) if options["state_dir"].is_dir() else []  # looking at nothing makes nothing
     documents = [
         {
             "digest": str(artifact.digest),
@@ -61,3 +58,8 @@ def store_ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001
             "\n".join(artifact.references),
         )
     console().print(table)
+
+
+def _artifacts(options: dict[str, Any]) -> list[CataloguedArtifact]:
+    with application(options) as app:
+        return app.catalogue.artifacts()

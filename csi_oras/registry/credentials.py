@@ -103,9 +103,9 @@ def _credential(entry: dict[str, Any], source: str) -> Credential | None:
             username, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
         except ValueError:  # neither base64 nor UTF-8
             raise UnauthenticatedError(source, 'has an "auth" that is not base64 of user:password') from None
-    if not all(isinstance(part, str | None) and _is_text(part or "") for part in (username, password, encoded)):
-        raise UnauthenticatedError(source, "has a user name or password that is no text", "correct it")
-    if username and password is not None:
+    if isinstance(username, str) and isinstance(password, str) and username:
+        if not (_is_text(username) and _is_text(password)):
+            raise UnauthenticatedError(source, "has a user name or password that is no text", "correct it")
         return Credential(username=username, password=Secret(password), source=source)
     return None
 

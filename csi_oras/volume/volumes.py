@@ -6,6 +6,7 @@ record without a mount, never a mount that nobody knows of.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -161,7 +162,8 @@ class Volumes:
         Raises:
             VolumeNotFoundError: there is no such volume at that path.
         """
-        path = canonical(path, self._kubelet_dir)
+        with suppress(InvalidRequestError):  # nothing is ever published elsewhere
+            path = canonical(path, self._kubelet_dir)
         record = self._records.get(volume_id, path)
         target = Target.open(path, self._kubelet_dir) if record and record.state is VolumeState.PUBLISHED else None
         if record and target:
