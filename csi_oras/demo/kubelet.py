@@ -5,6 +5,7 @@ the driver's to make and to remove.
 """
 
 import hashlib
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from google.protobuf.message import Message
 
 from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
 from csi_oras.csi.status import go_name
+
+_HANG_UP_SECONDS = 2.0
 
 _AccessMode = csi_pb2.VolumeCapability.AccessMode
 _DEADLINE_SECONDS = 120.0
@@ -73,8 +76,10 @@ class Kubelet:
         self._node = csi_pb2_grpc.NodeStub(self._channel)
 
     def close(self) -> None:
-        """Hang up."""
-        self._channel.close()
+        """Hang up; a call that an interrupt cut off can make gRPC wait for ever, so not longer than a moment."""
+        closing = threading.Thread(target=self._channel.close, daemon=True)
+        closing.start()
+        closing.join(_HANG_UP_SECONDS)
 
     def introduce(self) -> Iterator[Message]:
         """Ask a driver who it is, whether it is well, and which node this is."""
