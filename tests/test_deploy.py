@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import csi_oras
 from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR
 from csi_oras.cli.serve import serve
 from csi_oras.config import Policy, parse

@@ -7,14 +7,16 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import csi_oras
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 def test_image_label_has_the_version_of_the_project() -> None:
-    assert re.findall(r'image\.version="([^"]+)"', DOCKERFILE) == [PROJECT["version"]]
-    assert set(re.findall(r"csi-oras/csi-oras:(\S+)", DOCKERFILE)) == {PROJECT["version"]}
+    assert re.findall(r'image\.version="([^"]+)"', DOCKERFILE) == [csi_oras.__version__]
+    assert set(re.findall(r"csi-oras/csi-oras:(\S+)", DOCKERFILE)) == {csi_oras.__version__}
 
 
 def test_image_is_built_of_what_the_context_holds() -> None:

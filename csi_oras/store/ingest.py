@@ -5,10 +5,12 @@ hint only, since the digest over the whole decides in the end.
 """
 
 import fcntl
+import mmap
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -120,6 +122,22 @@ class Ingest:
         with self._grown:
             self._grown.wait_for(lambda: self._extents.frontier > position, timeout)
             return max(self._extents.frontier, position)
+
+    @contextmanager
+    def view(self, start: int, end: int) -> Iterator[memoryview]:
+        """Show bytes that are there without copying them out of the page cache, in a with statement.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        base = start - start % mmap.ALLOCATIONGRANULARITY
+        with (
+            store_errors(f"ingest of {self.blob.digest}"),
+            mmap.mmap(self.descriptor, end - base, access=mmap.ACCESS_READ, offset=base) as window,
+            memoryview(window) as shown,
+            shown[start - base :] as view,
+        ):
+            yield view
 
     def discard(self) -> None:
         """Forget all bytes; the next attempt starts from nothing."""

@@ -1,10 +1,9 @@
 """One blob from a repository into an ingest: in one stream, or in ranges with the hash behind the writers.
 
-Range writers put bytes into the page cache in any order; one hasher follows the frontier and reads them back
-from there, so that the digest costs no wait at the end and no blob is ever held in memory.
+Range writers put bytes into the page cache in any order; one hasher follows the frontier and looks at them
+there, so that the digest costs no wait at the end and no blob is ever held in memory.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -16,10 +15,12 @@ from csi_oras.store.ingest import Ingest
 
 BUFFER_BYTES = 512 << 10
 """What a connection reads at once; larger gains nothing, and there is one for each connection."""
-_HASH_BYTES = 128 << 10
-"""What the hasher reads back at once: it must still be in the core's own cache when it is hashed."""
+_HASH_BYTES = 4 << 20
+"""What the hasher takes at once: each time it leaves the interpreter to the writers, and has to get it back."""
 _KEEP_BYTES = 4 << 20
 """How often the extents of a range are written down: what a crash costs at most, for each connection."""
+_LAG_BYTES = 32 << 20
+"""How far the hasher may fall behind before no new range begins: what it lags at the end, it hashes alone."""
 _PATIENCE_SECONDS = 0.2
 
 _buffers = threading.local()
@@ -73,7 +74,7 @@ def fetch_ranges(
     hasher = ingest.blob.digest.hasher()
     running = [writers.submit(_fetch_pieces, client, ingest, advance, pieces) for _ in range(pieces.parallel)]
     try:
-        _hash_behind(ingest, running, hasher.update)
+        _hash_behind(ingest, running, pieces, hasher.update)
     finally:
         pieces.stop()
         errors = [writer.exception() for writer in running]  # waits until nobody writes any more
@@ -89,6 +90,8 @@ class Pieces:
     def __init__(self, missing: list[tuple[int, int]], *, size: int, parallel: int) -> None:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._pieces = [
             (position, min(position + size, end)) for start, end in missing for position in range(start, end, size)
         ]
@@ -96,13 +99,22 @@ class Pieces:
         self.parallel = min(parallel, len(self._pieces))
 
     def take(self) -> tuple[int, int] | None:
-        """Return the next piece, or None when there are no more or somebody failed."""
+        """Return the next piece, once the flow is on, or None when there are no more or somebody failed."""
+        self._flowing.wait()
         with self._lock:
             return self._pieces.pop() if self._pieces and not self._stopped.is_set() else None
 
     def stop(self) -> None:
         """Deal out no more."""
         self._stopped.set()
+        self._flowing.set()
+
+    def flow(self, *, on: bool) -> None:
+        """Hold back the next pieces, or deal them out again."""
+        if on or self.stopped:
+            self._flowing.set()
+        else:
+            self._flowing.clear()
 
     @property
     def stopped(self) -> bool:
@@ -161,17 +173,20 @@ def _receive(
         position += count
 
 
-def _hash_behind(ingest: Ingest, writers: list[Future[None]], update: Callable[[memoryview], None]) -> None:
+def _hash_behind(
+    ingest: Ingest, writers: list[Future[None]], pieces: "Pieces", update: Callable[[memoryview], None]
+) -> None:
     """Hash everything in order as it arrives, until the blob is complete or the writers have ended."""
-    view, position = memoryview(bytearray(_HASH_BYTES)), 0
+    position = 0
     while position < ingest.blob.size:
         ended = all(writer.done() for writer in writers)
         frontier = ingest.wait_beyond(position, 0 if ended else _PATIENCE_SECONDS)
-        if ended and frontier == position:
-            return
-        while position < frontier:
-            count = os.preadv(ingest.descriptor, [view[: frontier - position]], position)
-            if not count:
+        if frontier == position:
+            if ended:
                 return
-            update(view[:count])
-            position += count
+            continue
+        pieces.flow(on=frontier - position <= _LAG_BYTES)
+        end = min(frontier, position + _HASH_BYTES)
+        with ingest.view(position, end) as view:
+            update(view)
+        position = end
