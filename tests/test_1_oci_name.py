@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi_oras.artifact.planner import plan
-from csi_oras.artifact.selection import Selection
+from csi_oras.oci.selection import Selection
 from csi_oras.errors import HostileContentError
 from csi_oras.oci.manifest import Manifest, parse
 from csi_oras.oci.name import Name, UnsafeNameError

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from csi_oras.artifact.planner import plan
-from csi_oras.artifact.selection import Selection
+from csi_oras.oci.selection import Selection
 from csi_oras.errors import CsiOrasError, HostileContentError, InvalidRequestError, UnsupportedContentError
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.manifest import Manifest, parse

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from csi_oras.artifact.selection import Selection
+from csi_oras.oci.selection import Selection
 from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.platform import Platform
 from csi_oras.transfer.pull import PullPolicy

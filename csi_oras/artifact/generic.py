@@ -1,42 +1,67 @@
 """The generic kind: each layer is a file under its title, an untitled one under its digest.
 
-The file name in the title is a convention of ORAS, not of the image specification; `sha256-<hex>` is podman's
-and Ollama's spelling for what has none.
+The file name in the title is a convention of ORAS, not of the image specification. A directory is a tar that ORAS
+marks with an annotation, and that oras-py does not mark at all: there it shows by the media type that oras-py gives
+nothing else, unless the title says that it is an archive.
 """
 
 from collections.abc import Iterator
 
-from csi_oras.errors import HostileContentError, printable
+from csi_oras.artifact.kind import Artifact, Kind, PlanItem, by_digest
+from csi_oras.errors import CsiOrasError, HostileContentError
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
-from csi_oras.oci.manifest import Manifest
-from csi_oras.oci.name import Name, UnsafeNameError
-from csi_oras.oci.plan import LeftOut, PlanEntry
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.name import Name
+from csi_oras.oci.plan import Compression, LeftOut, PlanArchive, PlanEntry
+
+_ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 
-def entries(manifest: Manifest, subject: str) -> Iterator[PlanEntry | LeftOut]:
-    """Yield a file for each layer that is one.
-
-    Raises:
-        HostileContentError: a title that is no safe name.
-    """
-    for number, layer in enumerate(manifest.layers):
+def _items(artifact: Artifact, unpack: bool) -> Iterator[PlanItem]:  # noqa: FBT001 (as every kind has it)
+    for number, layer in enumerate(artifact.manifest.layers):
         if layer.media_type == media_types.EMPTY:
             yield LeftOut(layer=number, reason="is the empty descriptor")
         else:
-            name, rule = _name(layer, f"{subject}, layer {number} ({layer.digest.short})")
-            yield PlanEntry(name=name, blob=layer, layer=number, rule=rule)
+            yield titled(artifact, number, layer, unpack=unpack)
 
 
-def _name(layer: Descriptor, subject: str) -> tuple[Name, str]:
+def titled(artifact: Artifact, number: int, layer: Descriptor, *, unpack: bool) -> PlanEntry | PlanArchive:
+    """Return the file or the directory that a layer is by its title, as ORAS has it.
+
+    Raises:
+        HostileContentError: a title that is no safe name, or a digest of the content that is none.
+    """
     title = layer.annotations.get(media_types.TITLE)
     if not title:
-        return Name((f"{layer.digest.algorithm}-{layer.digest.encoded}",)), "digest"
+        return PlanEntry(name=by_digest(layer), blob=layer, layer=number, rule="digest")
+    marked = layer.annotations.get(media_types.UNPACK) == "true"
+    name = artifact.name(title.rstrip("/") if marked else title, number, "title")
+    if not unpack or not (marked or _is_packed_by_oras_py(layer, title)):
+        return PlanEntry(name=name, blob=layer, layer=number, rule="title")
+    return PlanArchive(
+        blob=layer,
+        layer=number,
+        rule="title, unpacked",
+        compression=Compression.GZIP,
+        directory=None if marked or len(name.components) == 1 else Name(name.components[:-1]),
+        prefix=name if marked else Name(name.components[-1:]),
+        content=_content_digest(layer, artifact.subject(number)),
+    )
+
+
+def _is_packed_by_oras_py(layer: Descriptor, title: str) -> bool:
+    return layer.media_type == media_types.LAYER_TAR_GZIP and not title.endswith(_ARCHIVE_SUFFIXES)
+
+
+def _content_digest(layer: Descriptor, subject: str) -> Digest | None:
+    text = layer.annotations.get(media_types.CONTENT_DIGEST)
+    if text is None:
+        return None
     try:
-        return Name.parse(title), "title"
-    except UnsafeNameError as error:
-        raise HostileContentError(
-            subject,
-            f'title "{printable(title, 80)}" {error}',
-            "push the artifact again under a plain relative name",
-        ) from None
+        return Digest.parse(text)
+    except CsiOrasError as error:  # skipping the check because the digest is none would be no check
+        raise HostileContentError(subject, f"the digest of its content: {error.cause}", error.remedy) from None
+
+
+KIND = Kind(name="generic", matches=lambda _manifest: True, items=_items)

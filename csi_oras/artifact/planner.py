@@ -1,52 +1,101 @@
-"""The planner: manifest and selection in, plan out.
+"""The planner: artifact and selection in, plan out.
 
-The plan never holds two files for one name, nor a file where another name needs a directory.
+The plan never holds two files for one name, nor a file where another name needs a directory. What comes out of
+archives is held to the same when they are unpacked.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from csi_oras.artifact import generic
-from csi_oras.artifact.selection import Selection
-from csi_oras.errors import HostileContentError, InvalidRequestError, UnsupportedContentError, printable
+from csi_oras.artifact.kind import Artifact, Kind
+from csi_oras.errors import HostileContentError, InvalidRequestError, printable
 from csi_oras.oci import media_types
+from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.manifest import Manifest
 from csi_oras.oci.name import Name
-from csi_oras.oci.plan import LeftOut, Plan, PlanEntry
+from csi_oras.oci.plan import LeftOut, Plan, PlanArchive, PlanEntry
+from csi_oras.oci.selection import Selection
+
+METADATA = ".oci"
+"""The directory that keeps an artifact's identity; no name from outside begins with it."""
 
 
-def plan(manifest: Manifest, selection: Selection, subject: str) -> Plan:
-    """Decide what a volume of `manifest` shows.
+@dataclass(slots=True)
+class _Wanted:
+    entries: list[PlanEntry] = field(default_factory=list)
+    archives: list[PlanArchive] = field(default_factory=list)
+    left: list[LeftOut] = field(default_factory=list)
+
+
+def plan(artifact: Artifact, kind: Kind, selection: Selection) -> Plan:
+    """Decide what a volume of `artifact` shows.
 
     Raises:
         HostileContentError: unsafe or contradictory names.
-        UnsupportedContentError: a selected layer would have to be unpacked.
+        UnsupportedContentError: content that the kind cannot show.
         InvalidRequestError: the selection leaves nothing, or `path` names nothing.
     """
-    wanted: list[PlanEntry] = []
-    left: list[LeftOut] = []
-    for entry in generic.entries(manifest, subject):
-        if isinstance(entry, LeftOut):
-            left.append(entry)
-        elif reason := _refusal(entry, selection):
-            left.append(LeftOut(layer=entry.layer, reason=f"{entry.name}: {reason}"))
-        else:
-            wanted.append(entry)
-    _refuse_two_sizes(manifest, subject)
-    _refuse_packed(wanted, selection, subject)
-    files = _without_duplicates(wanted, subject)
+    subject = str(artifact.reference)
+    wanted = _select(artifact, kind, selection)
+    _refuse_two_sizes(artifact.manifest, subject)
+    files = _without_duplicates(wanted.entries, subject)
     _refuse_collisions(files.values(), subject)
-    offers_files = any(layer.media_type != media_types.EMPTY for layer in manifest.layers)
-    if not files and (offers_files or selection.path):
-        raise InvalidRequestError(subject, _nothing_selected(selection), "compare with: csi-oras inspect")
     rooted, single = _below_path(files.values(), selection.path)
-    return Plan(entries=tuple(sorted(rooted, key=lambda entry: entry.name)), left=tuple(left), single=single)
+    archives = () if single else tuple(wanted.archives)
+    offers_files = any(layer.media_type != media_types.EMPTY for layer in artifact.manifest.layers)
+    if not rooted and not archives and (offers_files or selection.path):
+        raise InvalidRequestError(subject, _nothing_selected(selection), "compare with: csi-oras inspect")
+    if selection.metadata:
+        rooted = [*_with_room_for_metadata(rooted, subject, single=single), *metadata(artifact)]
+    return Plan(
+        entries=tuple(sorted(rooted, key=lambda entry: entry.name)),
+        archives=archives,
+        left=tuple(wanted.left),
+        selection=selection,
+        single=single,
+    )
 
 
-def _refusal(entry: PlanEntry, selection: Selection) -> str:
-    if selection.media_types and entry.blob.media_type not in selection.media_types:
-        return f"media type {entry.blob.media_type} not selected"
-    return selection.refusal(entry.name)
+def metadata(artifact: Artifact) -> list[PlanEntry]:
+    """Return the files by which a pod can tell what it was given."""
+    manifest = Descriptor(media_type=artifact.manifest.media_type, digest=artifact.digest, size=artifact.size)
+    reference = Descriptor.of(reference_text(artifact), "text/plain")
+    return [
+        PlanEntry(name=Name((METADATA, "manifest.json")), blob=manifest, layer=None, rule="metadata", is_local=True),
+        PlanEntry(name=Name((METADATA, "config")), blob=artifact.manifest.config, layer=None, rule="metadata"),
+        PlanEntry(name=Name((METADATA, "reference")), blob=reference, layer=None, rule="metadata", is_local=True),
+    ]
+
+
+def reference_text(artifact: Artifact) -> bytes:
+    """Return what `.oci/reference` holds: the reference, pinned by digest, as a line."""
+    return f"{artifact.reference.pinned(artifact.root)}\n".encode()
+
+
+def _select(artifact: Artifact, kind: Kind, selection: Selection) -> _Wanted:
+    wanted = _Wanted()
+    for item in kind.items(artifact, selection.unpack):
+        if isinstance(item, LeftOut):
+            wanted.left.append(item)
+        elif reason := _refusal(item, selection):
+            if item.layer is not None:
+                wanted.left.append(LeftOut(layer=item.layer, reason=reason))
+        elif isinstance(item, PlanArchive):
+            wanted.archives.append(item)
+        else:
+            wanted.entries.append(item)
+    return wanted
+
+
+def _refusal(item: PlanEntry | PlanArchive, selection: Selection) -> str:
+    if selection.media_types and item.blob.media_type not in selection.media_types:
+        reason = f"media type {item.blob.media_type} not selected"
+    elif isinstance(item, PlanArchive):
+        reason = "not selected" if selection.passes_over(item.root) else ""
+    else:
+        reason = selection.refusal(item.name)
+    name = item.root if isinstance(item, PlanArchive) else item.name
+    return f"{name}: {reason}" if reason and name else reason
 
 
 def _refuse_two_sizes(manifest: Manifest, subject: str) -> None:
@@ -58,16 +107,6 @@ def _refuse_two_sizes(manifest: Manifest, subject: str) -> None:
                 f"{subject}, layer {number} ({layer.digest.short})",
                 f"has {layer.size} bytes here and {sizes[layer.digest]} in another layer",
                 "push the artifact again",
-            )
-
-
-def _refuse_packed(entries: Iterable[PlanEntry], selection: Selection, subject: str) -> None:
-    for entry in entries:
-        if selection.unpack and entry.blob.annotations.get(media_types.UNPACK) == "true":
-            raise UnsupportedContentError(
-                f"{subject}, layer {entry.layer} ({printable(str(entry.name), 80)})",
-                "is a packed directory, which this release cannot unpack",
-                "set unpack: never to mount the archive as it is, or leave it out with exclude",
             )
 
 
@@ -116,3 +155,12 @@ def _below_path(entries: Iterable[PlanEntry], path: Name | None) -> tuple[list[P
         if below := entry.name.below(path):
             rooted.append(replace(entry, name=below))
     return rooted, False
+
+
+def _with_room_for_metadata(entries: list[PlanEntry], subject: str, *, single: bool) -> list[PlanEntry]:
+    if single:
+        raise InvalidRequestError(subject, "metadata needs a directory, and path names a file", "leave one of them out")
+    for entry in entries:
+        if entry.name.components[0] == METADATA:
+            raise HostileContentError(subject, f"brings a {METADATA} of its own, and metadata is asked for")
+    return entries

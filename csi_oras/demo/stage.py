@@ -15,7 +15,8 @@ from csi_oras.demo import distribution
 from csi_oras.demo.distribution import Distribution, free_port
 from csi_oras.demo.interrupts import Interrupts
 from csi_oras.errors import InvalidConfigError
-from csi_oras.mount import kernel, mountinfo
+from csi_oras import kernel
+from csi_oras.mount import mountinfo
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0

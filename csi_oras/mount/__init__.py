@@ -1,1 +1,1 @@
-"""Mounts: the only package that speaks to the kernel. It knows paths and flags, and nothing of volumes."""
+"""Mounts: what a target shows and how it gets there. It knows paths and flags, and nothing of volumes."""

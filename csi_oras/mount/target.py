@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from csi_oras.errors import CsiOrasError, InvalidRequestError, StoreBrokenError, VolumeBusyError, printable
-from csi_oras.mount import kernel
+from csi_oras import kernel
 
 _LONGEST, _LONGEST_NAME = 4095, 255
 

@@ -19,10 +19,15 @@ EMPTY = "application/vnd.oci.empty.v1+json"
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 """What ORAS has always given single files that have no type of their own, tar or not."""
 
+LAYER_TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+"""A layer of an image, and what ORAS and oras-py give a directory that they pack."""
+
 UNKNOWN_ARTIFACT = "application/vnd.unknown.artifact.v1"
 
 TITLE = "org.opencontainers.image.title"
 UNPACK = "io.deis.oras.content.unpack"
+CONTENT_DIGEST = "io.deis.oras.content.digest"
+"""The digest of a packed directory before its compression."""
 CREATED = "org.opencontainers.image.created"
 ATTESTATION = "vnd.docker.reference.type"
 """Marks an entry of an index that describes another one and is never to be run or mounted."""

@@ -34,13 +34,15 @@ class Name:
     components: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, portable: bool = True) -> Self:
         """Check `text` and split it at its slashes.
+
+        A root file system has names that are not `portable`, with colons (dpkg's) and backslashes (systemd's).
 
         Raises:
             UnsafeNameError: with the rule that it breaks.
         """
-        reason = _refusal(text)
+        reason = _refusal(text, portable=portable)
         if reason:
             raise UnsafeNameError(reason)
         return cls(tuple(text.split("/")))
@@ -66,7 +68,7 @@ class Name:
         return unicodedata.normalize("NFC", str(self))
 
 
-def _refusal(text: str) -> str:
+def _refusal(text: str, *, portable: bool) -> str:
     try:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError:
@@ -77,7 +79,7 @@ def _refusal(text: str) -> str:
         (_CONTROL.search(text), "holds a control character"),
         (_INVISIBLE.search(text), "holds an invisible or direction-changing character"),
         # drives, streams and separators elsewhere: nobody could push it on from there
-        ("\\" in text or ":" in text, "holds a backslash or a colon"),
+        (portable and ("\\" in text or ":" in text), "holds a backslash or a colon"),
         (text.startswith("/"), "is absolute"),
         (len(components) > DEEPEST, f"is deeper than {DEEPEST} directories"),
         (components[0] in _RESERVED, f'uses the reserved name "{components[0]}"'),

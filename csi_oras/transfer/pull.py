@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from csi_oras.artifact import planner
-from csi_oras.artifact.selection import Selection
+from csi_oras.oci.selection import Selection
 from csi_oras.errors import (
     AccessDeniedError,
     ArtifactNotFoundError,

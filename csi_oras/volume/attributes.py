@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from csi_oras.artifact.selection import Selection
+from csi_oras.oci.selection import Selection
 from csi_oras.errors import InvalidRequestError, printable
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import Name, UnsafeNameError

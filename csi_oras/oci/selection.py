@@ -8,19 +8,20 @@ from csi_oras.oci.name import Name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The attributes `mediaTypes`, `include`, `exclude`, `path` and `unpack`, parsed; empty means everything."""
+    """The attributes `mediaTypes`, `include`, `exclude`, `path`, `unpack` and `metadata`; empty means everything."""
 
     media_types: frozenset[str] = frozenset()
     include: tuple[Glob, ...] = ()
     exclude: tuple[Glob, ...] = ()
     path: Name | None = None
     unpack: bool = True
+    metadata: bool = False
 
     @property
     def key(self) -> str:
         """A text that is the same for equal selections, to remember their plans by."""
         include, exclude = ([glob.pattern for glob in globs] for globs in (self.include, self.exclude))
-        return repr((sorted(self.media_types), include, exclude, str(self.path or ""), self.unpack))
+        return repr((sorted(self.media_types), include, exclude, str(self.path or ""), self.unpack, self.metadata))
 
     def refusal(self, name: Name) -> str:
         """Return why `name` is not selected, or nothing where it is."""
@@ -31,6 +32,24 @@ class Selection:
         if self.path and name != self.path and name.below(self.path) is None:
             return "outside path"
         return ""
+
+
+    def passes_over(self, directory: Name | None) -> bool:
+        """Say whether nothing below a directory (None: the root) can be selected, whatever it is called."""
+        if directory is None:
+            return False
+        if _any_matches(self.exclude, directory):
+            return True
+        if self.path is None:
+            return False
+        related = directory.below(self.path) or self.path.below(directory)
+        return directory != self.path and related is None
+
+    def place(self, name: Name) -> Name | None:
+        """Return where a selected name stands in the volume, with `path` as its root; None for what `path` leaves out."""
+        if self.path is None:
+            return name
+        return Name(name.components[-1:]) if name == self.path else name.below(self.path)
 
 
 def _any_matches(globs: tuple[Glob, ...], name: Name) -> bool:

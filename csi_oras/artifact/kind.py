@@ -1,0 +1,70 @@
+"""What a kind of artifact is: how it is recognised, and what files its layers are.
+
+A kind is one module with one `KIND`, chosen by media types and never by sniffing. It does no I/O.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from csi_oras.errors import HostileContentError, printable
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.manifest import Manifest
+from csi_oras.oci.name import Name, UnsafeNameError
+from csi_oras.oci.plan import LeftOut, PlanArchive, PlanEntry
+from csi_oras.oci.reference import Reference
+
+PlanItem = PlanEntry | PlanArchive | LeftOut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """An artifact as far as its files' names can depend on it; `config` is empty where the kind reads none.
+
+    `root` is what the reference resolves to: the manifest, or the index that leads to it. `digest` and `size` are
+    the manifest's own.
+    """
+
+    reference: Reference
+    root: Digest
+    digest: Digest
+    size: int
+    manifest: Manifest
+    config: bytes = b""
+
+    def subject(self, layer: int) -> str:
+        """Name one layer for an error message."""
+        return f"{self.reference}, layer {layer} ({self.manifest.layers[layer].digest.short})"
+
+    def name(self, text: str, layer: int, what: str) -> Name:
+        """Check a name that came from outside; `what` says from where, as in `title`.
+
+        Raises:
+            HostileContentError: it is no safe name.
+        """
+        try:
+            return Name.parse(text)
+        except UnsafeNameError as error:
+            raise HostileContentError(
+                self.subject(layer),
+                f'{what} "{printable(text, 80)}" {error}',
+                "push the artifact again under a plain relative name",
+            ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind; `items` yields what each layer becomes, in the order of the layers.
+
+    `unpack` is False where the volume wants archives as they are.
+    """
+
+    name: str
+    matches: Callable[[Manifest], bool]
+    items: Callable[[Artifact, bool], Iterator[PlanItem]]
+    reads_config: bool = False
+
+
+def by_digest(blob: Descriptor) -> Name:
+    """Return the name of what has none: podman's and Ollama's spelling of its digest."""
+    return Name((f"{blob.digest.algorithm}-{blob.digest.encoded}",))

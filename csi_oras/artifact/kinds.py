@@ -1,0 +1,12 @@
+"""All kinds, in the order in which they are asked whether an artifact is theirs; generic takes what is left."""
+
+from csi_oras.artifact import generic
+from csi_oras.artifact.kind import Kind
+from csi_oras.oci.manifest import Manifest
+
+KINDS: tuple[Kind, ...] = (generic.KIND,)
+
+
+def kind_of(manifest: Manifest) -> Kind:
+    """Return the kind of an artifact."""
+    return next(kind for kind in KINDS if kind.matches(manifest))
