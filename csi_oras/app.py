@@ -19,13 +19,15 @@ from csi_oras.store.catalogue import Catalogue
 from csi_oras.store.content import ContentStore
 from csi_oras.store.database import Database
 from csi_oras.store.grants import Grants, load_key
+from csi_oras.store.objects import ObjectStore
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.transfer.blobs import BlobFetcher, Parallelism
 from csi_oras.transfer.gather import Gatherer
-from csi_oras.transfer.pull import ArtifactLimits, Puller, Store
+from csi_oras.transfer.layout import ArtifactLimits
+from csi_oras.transfer.pull import Puller, Store
 from csi_oras.transfer.resolve import ManifestLimits, Resolver
 
 DEFAULT_DRIVER_NAME = "csi.oras.land"
@@ -51,7 +53,7 @@ class Application:
         self.paths = StatePaths.create(state_dir)
         self.database = Database(self.paths.database)
         self.content = ContentStore(self.paths)
-        self.trees = TreeStore(self.paths, self.content)
+        self.trees = TreeStore(self.paths)
         self.catalogue = Catalogue(self.database)
         self.records = VolumeRecords(self.database)
         self._transport = Transport(observe=self.metrics.observe_request)
@@ -65,6 +67,7 @@ class Application:
         grants = Grants(self.database)
         store = Store(
             content=self.content,
+            objects=ObjectStore(self.paths),
             trees=self.trees,
             catalogue=self.catalogue,
             grants=grants,
@@ -127,7 +130,10 @@ class Application:
         return RepositoryRules(allow=self.policy.registries.allow, deny=self.policy.registries.deny)
 
     def _artifact_limits(self) -> ArtifactLimits:
-        return ArtifactLimits(artifact_bytes=self.policy.limits.artifact_bytes, files=self.policy.limits.files)
+        limits = self.policy.limits
+        return ArtifactLimits(
+            artifact_bytes=limits.artifact_bytes, files=limits.files, unpack_ratio=limits.unpack_ratio
+        )
 
     def _manifest_limits(self) -> ManifestLimits:
         return ManifestLimits(manifest_bytes=self.policy.limits.manifest_bytes, layers=self.policy.limits.layers)

@@ -20,6 +20,7 @@ from csi_oras.csi.identity import Identity
 from csi_oras.csi.node import Node
 from csi_oras.csi.server import Server, socket_path
 from csi_oras.errors import CsiOrasError
+from csi_oras.store import staging
 from csi_oras.store.volumes import VolumeRecord
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.server import MetricsServer
@@ -112,7 +113,7 @@ def _make_server(settings: ServeSettings, app: Application, volumes: Volumes) ->
 
 def _recover(app: Application, volumes: Volumes, found: list[VolumeRecord]) -> None:
     try:
-        app.trees.sweep()
+        staging.sweep(app.paths)
         volumes.reconcile(found)
     except CsiOrasError as error:
         logger.error("recovery did not finish", cause=error.message)

@@ -26,7 +26,9 @@ MS_REMOUNT, MS_BIND, MS_PRIVATE = 0x20, 0x1000, 0x40000
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
@@ -87,9 +89,9 @@ def _syscall(number: int, *arguments: object) -> int:
     return _check(_libc.syscall(ctypes.c_long(number), *arguments))
 
 
-def open_beneath(directory: int, path: str, flags: int) -> int:
+def open_beneath(directory: int, path: str, flags: int, resolve: int = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS) -> int:
     """Open `path` below a directory descriptor; nothing on the way may lead out of it (openat2, Linux 5.6)."""
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     return _syscall(
         _OPENAT2,
         ctypes.c_int(directory),
@@ -119,6 +121,11 @@ def move_mount(source: int, directory: int, name: str) -> None:
         _MOVE_MOUNT, ctypes.c_int(source), b"", ctypes.c_int(directory), os.fsencode(name),
         ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
     )  # fmt: skip
+
+
+def syncfs(descriptor: int) -> None:
+    """Write out everything that the file system of a descriptor still holds back."""
+    _check(_libc.syncfs(ctypes.c_int(descriptor)))
 
 
 def mount(source: str, target: str, flags: int) -> None:

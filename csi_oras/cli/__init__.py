@@ -3,7 +3,8 @@
 import click
 
 import csi_oras
-from csi_oras.cli.artifacts import inspect, pull, push
+from csi_oras.cli.artifacts import pull, push
+from csi_oras.cli.inspect import inspect
 from csi_oras.cli.serve import demo, serve
 from csi_oras.cli.store import store
 

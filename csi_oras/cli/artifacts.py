@@ -1,4 +1,4 @@
-"""`pull`, `push` and `inspect`: one artifact, to or from a registry."""
+"""`pull` and `push`: one artifact, from or to a registry."""
 
 import json
 import os
@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 from rich.filesize import decimal
-from rich.text import Text
-from rich.tree import Tree
 
 from csi_oras.app import Application
 from csi_oras.cli.options import (
@@ -23,9 +21,8 @@ from csi_oras.cli.options import (
     selection_options,
     store_options,
 )
-from csi_oras.cli.output import bar, console, count_files
-from csi_oras.errors import InvalidRequestError, printable
-from csi_oras.oci.plan import Plan
+from csi_oras.cli.output import bar, count_files
+from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.reference import Reference
 from csi_oras.telemetry.progress import Progress as TransferProgress
 from csi_oras.transfer import push as pushes
@@ -43,7 +40,7 @@ from csi_oras.volume import attributes
 def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """Pull an artifact into the store, as a volume would, and print its digest."""
     with application(options) as app:
-        request = _request(app, reference, options)
+        request = request_of(app, reference, options)
         started = time.monotonic()
         pulled = app.puller.find(request) or _with_progress(app, request)
         if directory:
@@ -93,42 +90,8 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
     )
 
 
-@click.command(short_help="Show what a volume would hold, and why.")
-@click.argument("reference", type=REFERENCE, metavar="REF")
-@selection_options
-@registry_options
-@store_options
-@reports_errors
-def inspect(reference: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
-    """Show what a volume of an artifact would hold, and why, without fetching it."""
-    with application(options) as app:
-        request = _request(app, reference, options)
-        resolved, plan = app.puller.plan(request)
-    document = {
-        "reference": str(request.reference.pinned(resolved.root)),
-        "digest": str(resolved.artifact),
-        "mediaType": resolved.manifest.media_type,
-        "artifactType": resolved.manifest.artifact_type,
-        "kind": "generic",
-        "files": [
-            {
-                "name": str(entry.name),
-                "size": entry.blob.size,
-                "mode": f"{entry.mode:04o}",
-                "layer": entry.layer,
-                "rule": entry.rule,
-            }
-            for entry in plan.entries
-        ],
-        "left": [{"layer": item.layer, "reason": item.reason} for item in plan.left],
-    }
-    if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False))
-    else:
-        _print_plan(document, plan)
-
-
-def _request(app: Application, reference: str, options: dict[str, Any]) -> PullRequest:
+def request_of(app: Application, reference: str, options: dict[str, Any]) -> PullRequest:
+    """Return what a command's arguments ask for."""
     context = {
         "reference": reference,
         "platform": options["platform"],
@@ -172,6 +135,9 @@ def _copy(pulled: PulledArtifact, directory: Path) -> None:
 def _copy_into(source: Path, directory: int) -> None:
     """Copy a file, or what is in a directory, below a descriptor; links that stand in the way are never followed."""
     for entry in sorted(source.iterdir()) if source.is_dir() else [source]:
+        if entry.is_symlink():
+            _copy_link(entry, directory)
+            continue
         if entry.is_file():
             _copy_file(entry, directory)
             continue
@@ -184,6 +150,12 @@ def _copy_into(source: Path, directory: int) -> None:
             os.close(child)
 
 
+def _copy_link(source: Path, directory: int) -> None:
+    temporary = f".{source.name[:200]}.{os.getpid()}"
+    os.symlink(source.readlink(), temporary, dir_fd=directory)
+    os.rename(temporary, source.name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
 def _copy_file(source: Path, directory: int) -> None:
     """Put a new file in the place of whatever has its name; it belongs to whoever asked, not to the store."""
     temporary = f".{source.name[:200]}.{os.getpid()}"
@@ -192,22 +164,3 @@ def _copy_file(source: Path, directory: int) -> None:
     with source.open("rb") as ours, os.fdopen(made, "wb") as theirs:
         shutil.copyfileobj(ours, theirs, 1 << 20)
     os.rename(temporary, source.name, src_dir_fd=directory, dst_dir_fd=directory)
-
-
-def _print_plan(document: dict[str, Any], plan: Plan) -> None:
-    out = console()
-    out.print(Text(document["reference"], style="bold"))
-    out.print(Text(f"{document['artifactType']}, {count_files(len(plan.entries))}, {decimal(plan.size)}"))
-    root = Tree("/")
-    branches: dict[tuple[str, ...], Tree] = {(): root}
-    for entry in plan.entries:
-        components = entry.name.components
-        for depth in range(1, len(components)):
-            if components[:depth] not in branches:
-                branches[components[:depth]] = branches[components[: depth - 1]].add(Text(f"{components[depth - 1]}/"))
-        label = Text(f"{components[-1]}  ")
-        label.append(f"{decimal(entry.blob.size)}, layer {entry.layer}, by {entry.rule}", style="dim")
-        branches[components[:-1]].add(label)
-    out.print(root)
-    for item in plan.left:
-        out.print(Text(f"left out: layer {item.layer}: {printable(item.reason)}", style="dim"))

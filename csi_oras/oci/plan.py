@@ -109,11 +109,22 @@ class Plan:
     @cached_property
     def size(self) -> int:
         """The bytes of all files and, packed, of all archives."""
-        return sum(item.blob.size for item in (*self.entries, *self.archives))
+        return sum(entry.blob.size for entry in self.entries) + sum(archive.blob.size for archive in self.archives)
 
     @cached_property
     def blobs(self) -> tuple[Descriptor, ...]:
         """Each blob that has to be fetched, once, in the order of the layers."""
-        wanted = [item for item in (*self.entries, *self.archives) if not (isinstance(item, PlanEntry) and item.is_local)]
-        wanted.sort(key=lambda item: -1 if item.layer is None else item.layer)
-        return tuple({item.blob.digest: item.blob for item in wanted}.values())
+        wanted = [(entry.layer, entry.blob) for entry in self.entries if not entry.is_local]
+        wanted += [(archive.layer, archive.blob) for archive in self.archives]
+        wanted.sort(key=lambda item: -1 if item[0] is None else item[0])
+        return tuple({blob.digest: blob for _, blob in wanted}.values())
+
+    @cached_property
+    def places(self) -> dict[Digest, str]:
+        """Where each blob stands in the artifact and what it is for, in words for an error message."""
+        archives = {item.blob.digest: f"layer {item.layer} ({item.blob.digest.short})" for item in self.archives}
+        entries = {
+            entry.blob.digest: f"{'config' if entry.layer is None else f'layer {entry.layer}'} ({entry.name})"
+            for entry in self.entries
+        }
+        return archives | entries

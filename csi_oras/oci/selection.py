@@ -23,6 +23,11 @@ class Selection:
         include, exclude = ([glob.pattern for glob in globs] for globs in (self.include, self.exclude))
         return repr((sorted(self.media_types), include, exclude, str(self.path or ""), self.unpack, self.metadata))
 
+    @property
+    def narrows(self) -> bool:
+        """Whether some names are left out."""
+        return bool(self.include or self.exclude or self.path)
+
     def refusal(self, name: Name) -> str:
         """Return why `name` is not selected, or nothing where it is."""
         if self.include and not _any_matches(self.include, name):
@@ -32,7 +37,6 @@ class Selection:
         if self.path and name != self.path and name.below(self.path) is None:
             return "outside path"
         return ""
-
 
     def passes_over(self, directory: Name | None) -> bool:
         """Say whether nothing below a directory (None: the root) can be selected, whatever it is called."""
@@ -44,12 +48,6 @@ class Selection:
             return False
         related = directory.below(self.path) or self.path.below(directory)
         return directory != self.path and related is None
-
-    def place(self, name: Name) -> Name | None:
-        """Return where a selected name stands in the volume, with `path` as its root; None for what `path` leaves out."""
-        if self.path is None:
-            return name
-        return Name(name.components[-1:]) if name == self.path else name.below(self.path)
 
 
 def _any_matches(globs: tuple[Glob, ...], name: Name) -> bool:

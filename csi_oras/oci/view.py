@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from csi_oras.errors import printable
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.name import Name
 
@@ -35,9 +36,10 @@ class Link:
 
 @dataclass(slots=True)
 class Directory:
-    """A directory and what is in it; `layer` is the last one that named it."""
+    """A directory and what is in it; `is_named` where it was given as such, and is not there for a name below only."""
 
     children: "dict[str, Node]" = field(default_factory=dict)
+    is_named: bool = False
 
 
 Node = File | Link | Directory
@@ -48,6 +50,8 @@ class View:
 
     def __init__(self) -> None:
         self.root = Directory()
+        self.is_file = False
+        """Whether the view is one file, alone under its own name."""
 
     def add(self, name: Name, node: File | Link, *, replace: bool = False) -> None:
         """Put a file or a link at `name`; with `replace` it takes the place of what an earlier layer put there.
@@ -72,10 +76,11 @@ class View:
         last = name.components[-1]
         there = parent.children.get(last)
         if isinstance(there, Directory):
+            there.is_named = True
             return
         if there is not None and not replace:
             raise ConflictError("is a file or a link already")
-        parent.children[last] = Directory()
+        parent.children[last] = Directory(is_named=True)
 
     def find(self, name: Name) -> Node | None:
         """Return what is at `name`; links are not followed."""
@@ -89,6 +94,40 @@ class View:
         parent = self.find(Name(name.components[:-1])) if len(name.components) > 1 else self.root
         if isinstance(parent, Directory):
             parent.children.pop(name.components[-1], None)
+
+    def empty(self, name: Name | None) -> None:
+        """Take away whatever is in a directory (None: the root), if there is one."""
+        directory = self.root if name is None else self.find(name)
+        if isinstance(directory, Directory):
+            directory.children.clear()
+
+    def merge(self, other: "View", *, replace: bool) -> None:
+        """Add everything that `other` has; with `replace` its names win over those that are here.
+
+        Raises:
+            ConflictError: a name of both that cannot be merged.
+        """
+        for components, node in other.walk():
+            name = Name(components)
+            try:
+                if not isinstance(node, Directory):
+                    self.add(name, node, replace=replace)
+                elif node.is_named:
+                    self.add_directory(name, replace=replace)
+                else:
+                    self._directory(components)
+            except ConflictError as error:
+                raise ConflictError(f'"{printable(str(name), 80)}" {error}') from None
+
+    def rooted(self, path: Name) -> "View":
+        """Return the view with what is at `path` as its root; a file is alone in it, under its own last name."""
+        view, node = View(), self.find(path)
+        if isinstance(node, Directory):
+            view.root = node
+        elif node is not None:
+            view.add(Name(path.components[-1:]), node)
+            view.is_file = True
+        return view
 
     def _directory(self, components: tuple[str, ...]) -> Directory:
         directory = self.root

@@ -166,6 +166,31 @@ class RepositoryClient:
                 )
             yield BlobStream(response, start if partial else 0, partial=partial)
 
+    def small_blob(self, blob: Descriptor) -> bytes:
+        """Fetch a blob whole; the caller has looked at its size.
+
+        Raises:
+            UnobtainableError: it cannot be got.
+            DigestMismatchError, SizeMismatchError: it is not what `blob` says.
+        """
+        return retried(lambda: self._small_blob(blob))
+
+    def _small_blob(self, blob: Descriptor) -> bytes:
+        buffer = memoryview(bytearray(blob.size + 1))
+        done = 0
+        with self.blob(blob) as stream:
+            while count := stream.readinto(buffer[done:]):
+                done += count
+        content = bytes(buffer[:done])
+        if done != blob.size:
+            cause = f"has {'more than ' if done > blob.size else ''}{min(done, blob.size)} bytes, not {blob.size}"
+            raise SizeMismatchError(self._named(str(blob.digest)), cause, "push it again, or report it")
+        if (digest := _digest_like(blob.digest, content)) != blob.digest:
+            raise DigestMismatchError(
+                self._named(str(blob.digest)), f"the registry sent bytes with digest {digest}", "report it"
+            )
+        return content
+
     def has_blob(self, digest: Digest) -> bool:
         """Say whether the repository has a blob, before it is uploaded for nothing.
 

@@ -7,21 +7,27 @@ import time
 from dataclasses import dataclass
 
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.plan import Plan
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
 from csi_oras.store.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CataloguedPlan:
-    """A plan that was laid out: its artifact's manifest, its own digest, sizes, and the only file's name if single."""
+class LaidOut:
+    """A plan that was laid out: its digest, bytes, number of files, and the only file's name if it is one file."""
 
-    artifact: Digest
     plan: Digest
     size: int
     files: int
     single: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CataloguedPlan:
+    """What a root gave for a platform and a selection: the artifact's manifest, and what was laid out."""
+
+    artifact: Digest
+    laid_out: LaidOut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +65,17 @@ class Catalogue:
         if not rows:
             return None
         artifact, plan, size, files, single = rows[0]
-        return CataloguedPlan(
-            artifact=Digest.parse(artifact), plan=Digest.parse(plan), size=size, files=files, single=single
-        )
+        laid_out = LaidOut(plan=Digest.parse(plan), size=size, files=files, single=single)
+        return CataloguedPlan(artifact=Digest.parse(artifact), laid_out=laid_out)
 
-    def add(
-        self, reference: Reference, root: Digest, artifact: Digest, plan: Plan, key: tuple[Platform, str]
-    ) -> CataloguedPlan:
-        """Remember that `reference` meant `root` and gave `plan` of `artifact` for a platform and a selection."""
-        single = str(plan.entries[0].name) if plan.single else ""
-        found = CataloguedPlan(
-            artifact=artifact, plan=plan.digest, size=plan.size, files=len(plan.entries), single=single
-        )
+    def laid_out(self, plan: Digest) -> LaidOut | None:
+        """Return what is known of a plan, whoever it was laid out for."""
+        rows = self._database.query("SELECT bytes, files, single FROM plans WHERE plan = ? LIMIT 1", str(plan))
+        return LaidOut(plan=plan, size=rows[0][0], files=rows[0][1], single=rows[0][2]) if rows else None
+
+    def add(self, reference: Reference, root: Digest, found: CataloguedPlan, key: tuple[Platform, str]) -> None:
+        """Remember that `reference` meant `root` and gave `found` for a platform and a selection."""
+        artifact, laid_out = found.artifact, found.laid_out
         query = self._database.query
         with self._database.transaction():
             if reference.tag:
@@ -82,14 +87,14 @@ class Catalogue:
                 )
             query(
                 "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                str(root), str(key[0]), key[1], str(artifact), str(plan.digest), plan.size, found.files, single,
+                str(root), str(key[0]), key[1], str(artifact), str(laid_out.plan), laid_out.size, laid_out.files,
+                laid_out.single,
             )  # fmt: skip
             query(
                 "INSERT INTO artifacts VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE"
                 " SET last_used = excluded.last_used, bytes = max(bytes, excluded.bytes)",
-                str(artifact), str(root), plan.size, time.time(),
+                str(artifact), str(root), laid_out.size, time.time(),
             )  # fmt: skip
-        return found
 
     def count(self) -> int:
         """Count the artifacts."""

@@ -16,7 +16,7 @@ from csi_oras.errors import NoSpaceError, StoreBrokenError
 from csi_oras.telemetry.logs import logger
 
 _BUSY_MILLISECONDS = 10_000
-_SCHEMA = 1
+_SCHEMA = 2
 _TABLES = """
 CREATE TABLE volumes (
   volume_id TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL, fingerprint TEXT NOT NULL,
@@ -37,6 +37,7 @@ CREATE TABLE plans (
   root TEXT NOT NULL, platform TEXT NOT NULL, selection TEXT NOT NULL, artifact TEXT NOT NULL, plan TEXT NOT NULL,
   bytes INTEGER NOT NULL, files INTEGER NOT NULL, single TEXT NOT NULL, PRIMARY KEY (root, platform, selection)
 ) WITHOUT ROWID;
+CREATE INDEX plans_by_plan ON plans (plan);
 CREATE TABLE grants (
   repository TEXT NOT NULL, digest TEXT NOT NULL, credential TEXT NOT NULL,
   PRIMARY KEY (repository, digest, credential)

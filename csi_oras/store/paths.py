@@ -33,7 +33,7 @@ class StatePaths:
         paths = cls(root.absolute())
         with store_errors(f"state directory {root}"):
             _close_to_others(paths.root)
-            for directory in (paths.root, paths.blobs, paths.ingests, paths.trees, paths.staging):
+            for directory in (paths.root, paths.blobs, paths.ingests, paths.trees, paths.staging, paths.objects):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for algorithm in ("sha256", "sha512"):
                 (paths.blobs / algorithm).mkdir(mode=0o700, exist_ok=True)
@@ -55,8 +55,13 @@ class StatePaths:
         return self.root / "trees"
 
     @property
+    def objects(self) -> Path:
+        """Files that came out of archives, by content and mode."""
+        return self.root / "objects" / "sha256"
+
+    @property
     def staging(self) -> Path:
-        """Trees in the making; never mounted."""
+        """Trees and objects in the making; never mounted."""
         return self.root / "staging"
 
     @property
@@ -72,6 +77,10 @@ class StatePaths:
     def blob(self, digest: Digest) -> Path:
         """Where a verified blob is."""
         return Path(f"{self.root}/blobs/{digest.algorithm}/{digest.encoded}")
+
+    def object(self, digest: Digest, mode: int) -> Path:
+        """Where a file with this content and mode is."""
+        return Path(f"{self.root}/objects/{digest.algorithm}/{digest.encoded}-{mode:04o}")
 
     def ingest(self, digest: Digest) -> Path:
         """Where the bytes of an unfinished blob are; its extents are beside it."""

@@ -14,32 +14,36 @@ from enum import StrEnum
 from pathlib import Path
 
 from csi_oras.artifact import planner
-from csi_oras.oci.selection import Selection
+from csi_oras.artifact.kind import Artifact
+from csi_oras.artifact.kinds import kind_of
 from csi_oras.errors import (
     AccessDeniedError,
     ArtifactNotFoundError,
     CsiOrasError,
     DigestMismatchError,
-    LimitExceededError,
     SizeMismatchError,
 )
+from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
+from csi_oras.oci.selection import Selection
 from csi_oras.policy.access import RepositoryRules
 from csi_oras.registry.client import Registries, RepositoryClient
 from csi_oras.registry.credentials import Credential
-from csi_oras.store.catalogue import Catalogue, CataloguedPlan
+from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
 from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import ANONYMOUS, Grants
+from csi_oras.store.objects import ObjectStore
 from csi_oras.store.trees import TreeStore
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
-from csi_oras.telemetry.progress import Progress, human_size
+from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs
-from csi_oras.transfer.resolve import Resolved, Resolver
+from csi_oras.transfer.layout import ArtifactLimits, Layouter
+from csi_oras.transfer.resolve import Resolver
 
 
 class PullPolicy(StrEnum):
@@ -65,6 +69,11 @@ class PullRequest:
         """Requests of one key are one job."""
         return (self.reference, self.platform, self.selection.key, self.policy, self.credential)
 
+    @property
+    def view_key(self) -> tuple[Platform, str]:
+        """What decides, beside the root, what a volume shows: some kinds name their files for the reference."""
+        return self.platform, f"{self.selection.key} {self.reference.repository}:{self.reference.tag or ''}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulledArtifact:
@@ -80,30 +89,12 @@ class PulledArtifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArtifactLimits:
-    """Bytes and files of one artifact; 0 bytes means no limit."""
+class Planned:
+    """An artifact, the name of its kind, and what a volume of it would show."""
 
-    artifact_bytes: int
-    files: int
-
-    def check(self, plan: Plan, subject: str) -> None:
-        """Let `plan` pass.
-
-        Raises:
-            LimitExceededError: it is larger than node policy allows.
-        """
-        if len(plan.entries) > self.files:
-            raise LimitExceededError(
-                subject,
-                f"has {len(plan.entries)} files, node policy allows {self.files}",
-                "select fewer with include",
-            )
-        if self.artifact_bytes and plan.size > self.artifact_bytes:
-            raise LimitExceededError(
-                subject,
-                f"has {human_size(plan.size)}, node policy allows {human_size(self.artifact_bytes)}",
-                "select less with include",
-            )
+    artifact: Artifact
+    kind: str
+    plan: Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +102,7 @@ class Store:
     """The parts of the store that a pull works on."""
 
     content: ContentStore
+    objects: ObjectStore
     trees: TreeStore
     catalogue: Catalogue
     grants: Grants
@@ -138,6 +130,7 @@ class Puller:
         self._gatherer = gatherer
         self._rules = rules
         self._limits = limits
+        self._layouter = Layouter(store.content, store.objects, store.trees, limits)
         self._metrics = metrics
         self.jobs: Jobs[PulledArtifact] = Jobs(executor)
 
@@ -172,7 +165,7 @@ class Puller:
         with _naming(reference):
             return self._resolver.root(client, reference)
 
-    def plan(self, request: PullRequest) -> tuple[Resolved, Plan]:
+    def plan(self, request: PullRequest) -> Planned:
         """Decide what a volume would show, without fetching it.
 
         Raises:
@@ -182,23 +175,41 @@ class Puller:
         client = self._registries.repository(request.reference.repository, request.credential)
         credential = self._hash(request.credential)
         with _naming(request.reference):
-            resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
-        return resolved, planner.plan(resolved.manifest, request.selection, str(request.reference))
+            return self._plan(client, request, credential)
+
+    def _plan(self, client: RepositoryClient, request: PullRequest, credential: str) -> Planned:
+        reference = request.reference
+        resolved = self._resolver.resolve(client, reference, request.platform, credential)
+        kind = kind_of(resolved.manifest)
+        config = b""
+        if kind.reads_config:
+            config = self._resolver.config(client, resolved, credential, str(reference))
+        artifact = Artifact(
+            reference=reference,
+            root=resolved.root,
+            digest=resolved.artifact,
+            size=resolved.size,
+            manifest=resolved.manifest,
+            config=config,
+        )
+        plan = planner.plan(artifact, kind, request.selection)
+        return Planned(artifact=artifact, kind=kind.name, plan=plan)
 
     def _hash(self, credential: Credential | None) -> str:
         return credential.keyed_hash(self._store.grant_key) if credential else ANONYMOUS
 
     def _granted(self, request: PullRequest, root: Digest) -> PulledArtifact | None:
-        found = self._store.catalogue.plan(root, request.platform, request.selection.key)
-        if found is None or not self._store.trees.has(found.plan):
+        found = self._store.catalogue.plan(root, *request.view_key)
+        if found is None or not self._store.trees.has(found.laid_out.plan):
             return None
-        if not self._store.grants.allow(request.reference.repository, found.plan, self._hash(request.credential)):
+        plan = found.laid_out.plan
+        if not self._store.grants.allow(request.reference.repository, plan, self._hash(request.credential)):
             return None
         return self._pulled(request.reference.pinned(root), found)
 
     def _absent(self, request: PullRequest, root: Digest | None) -> CsiOrasError:
         subject = str(request.reference)
-        if root and self._store.catalogue.plan(root, request.platform, request.selection.key):
+        if root and self._store.catalogue.plan(root, *request.view_key):
             return AccessDeniedError(
                 subject,
                 "this credential was not yet seen to read it",
@@ -209,14 +220,15 @@ class Puller:
         )
 
     def _pulled(self, reference: Reference, found: CataloguedPlan, fetched: int = 0) -> PulledArtifact:
-        tree = self._store.trees.path(found.plan)
+        laid_out = found.laid_out
+        tree = self._store.trees.path(laid_out.plan)
         return PulledArtifact(
             reference=reference,
             artifact=found.artifact,
-            plan=found.plan,
-            size=found.size,
-            files=found.files,
-            path=tree / found.single if found.single else tree,
+            plan=laid_out.plan,
+            size=laid_out.size,
+            files=laid_out.files,
+            path=tree / laid_out.single if laid_out.single else tree,
             fetched=fetched,
         )
 
@@ -250,22 +262,26 @@ class Puller:
         if unchanged:
             return unchanged
         credential = self._hash(request.credential)
-        resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
-        subject = str(request.reference)
-        plan = planner.plan(resolved.manifest, request.selection, subject)
+        planned, subject = self._plan(client, request, credential), str(request.reference)
+        artifact, plan = planned.artifact, planned.plan
         self._limits().check(plan, subject)
+        self._keep_metadata(artifact, plan)
         self._gatherer.gather(client, plan, credential, progress, subject)
-        self._store.trees.lay_out(plan)
-        found = self._store.catalogue.add(
-            request.reference,
-            resolved.root,
-            resolved.artifact,
-            plan,
-            (request.platform, request.selection.key),
-        )
+        found = CataloguedPlan(artifact=artifact.digest, laid_out=self._laid_out(plan, subject))
+        self._store.catalogue.add(request.reference, artifact.root, found, request.view_key)
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
         self._store.grants.add(client.repository, digests, credential)
-        return self._pulled(request.reference.pinned(resolved.root), found, progress.fetched)
+        return self._pulled(request.reference.pinned(artifact.root), found, progress.fetched)
+
+    def _laid_out(self, plan: Plan, subject: str) -> LaidOut:
+        known = self._store.catalogue.laid_out(plan.digest) if self._store.trees.has(plan.digest) else None
+        return known or self._layouter.lay_out(plan, subject)
+
+    def _keep_metadata(self, artifact: Artifact, plan: Plan) -> None:
+        """Put the texts of our own into the store; the manifest is there since it was resolved."""
+        if plan.selection.metadata:
+            text = planner.reference_text(artifact)
+            self._store.content.put(Descriptor.of(text, "text/plain"), text)
 
     def _unchanged(self, client: RepositoryClient, request: PullRequest) -> PulledArtifact | None:
         """Ask with one HEAD whether a tag still means what is here; a registry's quota counts no HEAD."""

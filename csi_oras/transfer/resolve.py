@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from csi_oras.errors import SizeMismatchError, UnsupportedContentError
+from csi_oras.errors import LimitExceededError, SizeMismatchError, UnsupportedContentError
 from csi_oras.oci import manifest as manifests
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
@@ -27,10 +27,11 @@ class ManifestLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """What a reference means: its root, and the manifest that the root leads to."""
+    """What a reference means: its root, and the manifest that the root leads to, of `size` bytes."""
 
     root: Digest
     artifact: Digest
+    size: int
     manifest: Manifest
 
 
@@ -74,10 +75,33 @@ class Resolver:
             parsed = self._parse(document, subject)
             self._grants.add(client.repository, [document.digest], credential)
             if isinstance(parsed, Manifest):
-                return Resolved(root=root, artifact=document.digest, manifest=parsed)
+                return Resolved(root=root, artifact=document.digest, size=len(document.content), manifest=parsed)
             chosen = parsed.select(platform, subject)
             document = self._child(client, reference, chosen, credential)
         raise UnsupportedContentError(subject, "is an index of indexes, nested too deeply")
+
+    def config(self, client: RepositoryClient, resolved: Resolved, credential: str, subject: str) -> bytes:
+        """Return the config of an artifact, from the store where this credential was seen to read it.
+
+        Raises:
+            LimitExceededError: it is larger than a manifest may be.
+            UnobtainableError, UnacceptableError: as for a manifest.
+        """
+        config, limit = resolved.manifest.config, self._limits().manifest_bytes
+        if config.size > limit:
+            raise LimitExceededError(
+                f"{subject}, config",
+                f"has {config.size} bytes, node policy allows {limit}",
+                "raise limits.manifestBytes",
+            )
+        if self._grants.allow(client.repository, config.digest, credential):
+            kept = self._content.read(config.digest, limit)
+            if kept is not None:
+                return kept
+        content = client.small_blob(config)
+        self._content.put(config, content)
+        self._grants.add(client.repository, [config.digest], credential)
+        return content
 
     def _document(self, client: RepositoryClient, reference: Reference, credential: str) -> _Document:
         kept = self._kept(client, reference.digest, credential) if reference.digest else None

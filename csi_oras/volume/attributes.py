@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from csi_oras.oci.selection import Selection
 from csi_oras.errors import InvalidRequestError, printable
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
+from csi_oras.oci.selection import Selection
 from csi_oras.telemetry.logs import logger
 from csi_oras.transfer.pull import PullPolicy
 from csi_oras.volume.templates import expand
@@ -100,8 +100,6 @@ def _refuse_unavailable(values: Mapping[str, str]) -> None:
         raise _invalid("mode", "lazy is not available in this release", "leave it out, or set eager")
     if mode not in ("", "eager"):
         raise _invalid("mode", f'is "{printable(mode, 80)}"', "set eager or lazy")
-    if _boolean("metadata", values.get("metadata", "")):
-        raise _invalid("metadata", "is not available in this release", "leave it out")
 
 
 def _pull_policy(value: str, reference: Reference) -> PullPolicy:
@@ -128,6 +126,7 @@ def _selection(values: Mapping[str, str]) -> Selection:
         exclude=tuple(map(_glob, _list("exclude", values))),
         path=_path(values.get("path", "")),
         unpack=unpack != "never",
+        metadata=_boolean("metadata", values.get("metadata", "")),
     )
 
 

@@ -1,0 +1,121 @@
+"""Objects: files that came out of archives, by content and mode, shared by every tree that shows them.
+
+They are committed in one group when the archives of a tree have been read: one sync for all of them, then the
+renames. Until then nobody else can see them.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from csi_oras import kernel
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.view import File
+from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
+from csi_oras.store.staging import staging
+
+_SMALL_BYTES = 1 << 20
+"""What is hashed before it is written, for it may be there already."""
+
+
+class ObjectStore:
+    """The objects that are committed."""
+
+    def __init__(self, paths: StatePaths) -> None:
+        self._paths = paths
+
+    @contextmanager
+    def batch(self) -> Iterator["ObjectBatch"]:
+        """Open a group of objects in a with statement; what is not committed by its end is gone.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        with store_errors("unpacked files"), staging(self._paths) as directory:
+            yield ObjectBatch(self._paths, directory)
+
+
+class ObjectBatch:
+    """New objects in private staging."""
+
+    def __init__(self, paths: StatePaths, directory: Path) -> None:
+        self._paths = paths
+        self._directory = directory
+        self._new: dict[Path, Path] = {}
+        self._written = 0
+
+    def add(self, content: Iterable[memoryview], size: int, mode: int) -> File:
+        """Keep a file's content, and return the file.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        with store_errors("unpacked files"):
+            digest = self._add_small(content, mode) if size <= _SMALL_BYTES else self._add_large(content, mode)
+        return File(digest, size, mode)
+
+    def _add_small(self, content: Iterable[memoryview], mode: int) -> Digest:
+        data = b"".join(content)
+        digest = Digest("sha256", hashlib.sha256(data).hexdigest())
+        target = self._paths.object(digest, mode)
+        if target not in self._new and not target.exists():
+            self._keep(self._write([memoryview(data)], mode), target)
+        return digest
+
+    def _add_large(self, content: Iterable[memoryview], mode: int) -> Digest:
+        hasher = hashlib.sha256()
+
+        def hashed() -> Iterator[memoryview]:
+            for piece in content:
+                hasher.update(piece)
+                yield piece
+
+        temporary = self._write(hashed(), mode)
+        digest = Digest("sha256", hasher.hexdigest())
+        target = self._paths.object(digest, mode)
+        if target in self._new or target.exists():
+            temporary.unlink()
+        else:
+            self._keep(temporary, target)
+        return digest
+
+    def _write(self, content: Iterable[memoryview], mode: int) -> Path:
+        self._written += 1
+        path = self._directory / str(self._written)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            for piece in content:
+                while piece:
+                    piece = piece[os.write(descriptor, piece) :]  # noqa: PLW2901 (what is left of it)
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
+        return path
+
+    def _keep(self, temporary: Path, target: Path) -> None:
+        self._new[target] = temporary
+
+    def commit(self) -> None:
+        """Make all objects of the group visible, durably.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        if not self._new:
+            return
+        with store_errors("unpacked files"):
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                kernel.syncfs(descriptor)
+            finally:
+                os.close(descriptor)
+            for target, temporary in self._new.items():
+                temporary.rename(target)  # two processes with the same content: either file will do
+            fsync_directory(self._paths.objects)
+        self._new.clear()

@@ -1,0 +1,131 @@
+"""Layout: from a plan whose blobs are all here to the tree that shows it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, printable
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.plan import Plan, PlanEntry
+from csi_oras.oci.view import ConflictError, File, Link, View
+from csi_oras.store.catalogue import LaidOut
+from csi_oras.store.content import ContentStore
+from csi_oras.store.objects import ObjectBatch, ObjectStore
+from csi_oras.store.trees import TreeStore
+from csi_oras.telemetry.progress import human_size
+from csi_oras.unpack.extract import Extractor, UnpackLimits
+
+_PIECE_BYTES = 1 << 20
+_BLOB_MODE = 0o444
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactLimits:
+    """Bytes and files of one artifact, packed and unpacked, and the ratio between the two; 0 bytes means no limit."""
+
+    artifact_bytes: int
+    files: int
+    unpack_ratio: int
+
+    def check(self, plan: Plan, subject: str) -> None:
+        """Let `plan` pass.
+
+        Raises:
+            LimitExceededError: it is larger than node policy allows.
+        """
+        if len(plan.entries) > self.files:
+            raise LimitExceededError(
+                subject,
+                f"has {len(plan.entries)} files, node policy allows {self.files}",
+                "select fewer with include",
+            )
+        if self.artifact_bytes and plan.size > self.artifact_bytes:
+            raise LimitExceededError(
+                subject,
+                f"has {human_size(plan.size)}, node policy allows {human_size(self.artifact_bytes)}",
+                "select less with include",
+            )
+
+
+class Layouter:
+    """Makes trees of plans."""
+
+    def __init__(
+        self, content: ContentStore, objects: ObjectStore, trees: TreeStore, limits: Callable[[], ArtifactLimits]
+    ) -> None:
+        self._content = content
+        self._objects = objects
+        self._trees = trees
+        self._limits = limits
+
+    def lay_out(self, plan: Plan, subject: str) -> LaidOut:
+        """Make the tree of `plan`, and say what it shows.
+
+        Raises:
+            UnacceptableError: an archive is not what it should be.
+            InvalidRequestError: nothing of an archive is selected, or `path` names no directory and no file.
+            NoSpaceError, StoreBrokenError: the store cannot take it.
+        """
+        with self._objects.batch() as batch:
+            view = self._unpacked(plan, batch, subject)
+            single = plan.single or view.is_file
+            for entry in plan.entries:
+                self._add(view, entry, batch, subject)
+            if plan.archives:
+                _check_whole(plan, view, subject, single=single)
+            batch.commit()
+        self._trees.lay_out(plan.digest, view)
+        name = next(iter(view.root.children)) if single else ""
+        return LaidOut(plan=plan.digest, size=view.size, files=view.files, single=name)
+
+    def _unpacked(self, plan: Plan, batch: ObjectBatch, subject: str) -> View:
+        limits = self._limits()
+        caps = UnpackLimits(members=limits.files, size=limits.artifact_bytes, ratio=limits.unpack_ratio)
+        extractor = Extractor(plan.selection, batch, caps)
+        for archive in plan.archives:
+            where = f"{subject}, layer {archive.layer} ({archive.blob.digest.short})"
+            extractor.extract(archive, partial(self._open, archive.blob.digest), where)
+        path = plan.selection.path
+        return extractor.view.rooted(path) if path else extractor.view
+
+    def _open(self, digest: Digest) -> BinaryIO:
+        return self._content.open(digest)
+
+    def _add(self, view: View, entry: PlanEntry, batch: ObjectBatch, subject: str) -> None:
+        blob = entry.blob
+        if entry.mode == _BLOB_MODE:
+            file = File(blob.digest, blob.size, entry.mode, is_blob=True)
+        else:  # a blob is 0444 for everybody who shares it
+            file = batch.add(_pieces(self._content.path(blob.digest)), blob.size, entry.mode)
+        try:
+            view.add(entry.name, file)
+        except ConflictError as error:
+            raise HostileContentError(
+                f"{subject}, layer {entry.layer} ({printable(str(entry.name), 80)})",
+                str(error),
+                "push the artifact again under distinct names",
+            ) from None
+
+
+def _check_whole(plan: Plan, view: View, subject: str, *, single: bool) -> None:
+    if pair := view.look_alikes():
+        one, other = (printable(str(name), 80) for name in pair)
+        raise HostileContentError(
+            subject, f'"{one}" and "{other}" look the same', "push the artifact again under distinct names"
+        )
+    if single and len(view.root.children) > 1:
+        raise InvalidRequestError(subject, "metadata needs a directory, and path names a file", "leave one of them out")
+    if single and any(isinstance(node, Link) for node in view.root.children.values()):
+        raise InvalidRequestError(subject, "path names a symbolic link", "name what it points to")
+    if plan.selection.narrows and not view.root.children:
+        raise InvalidRequestError(
+            subject, "path, include and exclude leave nothing of it", "compare with: csi-oras inspect"
+        )
+
+
+def _pieces(path: Path) -> Iterator[memoryview]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield memoryview(piece)
