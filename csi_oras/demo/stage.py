@@ -10,12 +10,12 @@ from pathlib import Path
 
 import grpc
 
+from csi_oras import kernel
 from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
 from csi_oras.demo import distribution
 from csi_oras.demo.distribution import Distribution, free_port
 from csi_oras.demo.interrupts import Interrupts
 from csi_oras.errors import InvalidConfigError
-from csi_oras import kernel
 from csi_oras.mount import mountinfo
 
 _START_SECONDS = 30.0

@@ -9,8 +9,8 @@ import os
 import stat
 from pathlib import Path
 
-from csi_oras.errors import CsiOrasError, StoreBrokenError, VolumeBusyError, printable
 from csi_oras import kernel
+from csi_oras.errors import CsiOrasError, StoreBrokenError, VolumeBusyError, printable
 from csi_oras.mount.target import Target
 
 _MOST_STACKED = 10_000

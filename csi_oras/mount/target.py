@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from csi_oras.errors import CsiOrasError, InvalidRequestError, StoreBrokenError, VolumeBusyError, printable
 from csi_oras import kernel
+from csi_oras.errors import CsiOrasError, InvalidRequestError, StoreBrokenError, VolumeBusyError, printable
 
 _LONGEST, _LONGEST_NAME = 4095, 255
 

@@ -41,7 +41,7 @@ class Gatherer:
         """
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan.blobs, absent, progress)
-        layers = {entry.blob.digest: f"{subject}, layer {entry.layer} ({entry.name})" for entry in plan.entries}
+        layers = {digest: f"{subject}, {place}" for digest, place in plan.places.items()}
         with self._reserved(absent, subject):
             read = self._fetch_all(client, absent, progress, layers)
         unproven = [
