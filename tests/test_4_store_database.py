@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 
 from csi_oras.errors import StoreBrokenError
-from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.name import Name
-from csi_oras.oci.plan import Plan, PlanEntry
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
-from csi_oras.store.catalogue import Catalogue
+from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
 from csi_oras.store.database import Database
 from csi_oras.store.grants import ANONYMOUS, Grants, load_key
 from csi_oras.store.paths import StatePaths
@@ -168,31 +165,26 @@ def test_torn_grant_key_is_made_anew(tmp_path: Path) -> None:
     assert load_key(paths) == key
 
 
-def _plan(*names: str, single: bool = False) -> Plan:
-    entries = (
-        PlanEntry(name=Name.parse(name), blob=Descriptor.of(name.encode(), "a/b"), layer=0, rule="title")
-        for name in names
-    )
-    return Plan(entries=tuple(entries), single=single)
+def _found(plan: bytes, single: str = "") -> CataloguedPlan:
+    return CataloguedPlan(artifact=_ARTIFACT, laid_out=LaidOut(plan=Digest.of(plan), size=6, files=2, single=single))
 
 
 def test_catalogue_remembers_tags_per_repository_and_plans_per_selection(database: Database) -> None:
     catalogue, reference = Catalogue(database), Reference.parse("reg.example/a:v1")
-    plan = _plan("one", "two")
-    added = catalogue.add(reference, _ROOT, _ARTIFACT, plan, (_AMD64, "all"))
+    catalogue.add(reference, _ROOT, _found(b"plan"), (_AMD64, "all"))
     assert catalogue.root(reference) == _ROOT
     assert catalogue.root(Reference.parse("reg.example/b:v1")) is None
     assert catalogue.root(Reference.parse(f"reg.example/b@{_ARTIFACT}")) == _ARTIFACT
-    assert catalogue.plan(_ROOT, _AMD64, "all") == added
-    assert (added.artifact, added.plan, added.size, added.files) == (_ARTIFACT, plan.digest, 6, 2)
+    assert catalogue.plan(_ROOT, _AMD64, "all") == _found(b"plan")
     assert catalogue.plan(_ROOT, _AMD64, "some") is None
     assert catalogue.plan(_ROOT, Platform("linux", "arm64", ""), "all") is None
 
 
 def test_catalogue_follows_a_moved_tag(database: Database) -> None:
     catalogue, reference = Catalogue(database), Reference.parse("reg.example/a:v1")
-    catalogue.add(reference, _ROOT, _ARTIFACT, _plan("one"), (_AMD64, "all"))
-    catalogue.add(reference, Digest.of(b"new"), Digest.of(b"new"), _plan("two"), (_AMD64, "all"))
+    catalogue.add(reference, _ROOT, _found(b"one"), (_AMD64, "all"))
+    moved = replace(_found(b"two"), artifact=Digest.of(b"new"))
+    catalogue.add(reference, Digest.of(b"new"), moved, (_AMD64, "all"))
     assert catalogue.root(reference) == Digest.of(b"new")
     assert catalogue.count() == 2
 
@@ -200,23 +192,25 @@ def test_catalogue_follows_a_moved_tag(database: Database) -> None:
 def test_catalogue_knows_the_only_file_of_a_single_plan(database: Database) -> None:
     catalogue = Catalogue(database)
     reference = Reference.parse("reg.example/a:v1")
-    catalogue.add(reference, _ROOT, _ARTIFACT, _plan("x.bin", single=True), (_AMD64, "path=x.bin"))
+    catalogue.add(reference, _ROOT, _found(b"x", single="x.bin"), (_AMD64, "path=x.bin"))
     found = catalogue.plan(_ROOT, _AMD64, "path=x.bin")
     assert found is not None
-    assert found.single == "x.bin"
+    assert found.laid_out.single == "x.bin"
+    assert catalogue.laid_out(Digest.of(b"x")) == found.laid_out
+    assert catalogue.laid_out(Digest.of(b"y")) is None
 
 
 def test_catalogue_lists_artifacts_with_references_and_volumes(database: Database) -> None:
     catalogue, records = Catalogue(database), VolumeRecords(database)
     for text in ("reg.example/a:v1", "reg.example/a:v2", "reg.example/b:v1"):
-        catalogue.add(Reference.parse(text), _ROOT, _ARTIFACT, _plan("one"), (_AMD64, "all"))
+        catalogue.add(Reference.parse(text), _ROOT, _found(b"one"), (_AMD64, "all"))
     records.put(_RECORD)
     records.put(replace(_RECORD, target="/t/2"))
     records.put(replace(_RECORD, target="/t/3", state=VolumeState.PUBLISHING))
     (listed,) = catalogue.artifacts()
     assert listed.digest == _ARTIFACT
     assert listed.references == ("reg.example/a:v1", "reg.example/a:v2", "reg.example/b:v1")
-    assert (listed.size, listed.volumes) == (3, 2)
+    assert (listed.size, listed.volumes) == (6, 2)
 
 
 def test_volume_record_is_the_lease_on_its_artifact(database: Database) -> None:
