@@ -1,0 +1,256 @@
+"""Extraction: what archives become, what they may mean by links, and what is refused."""
+
+import gzip
+import io
+import tarfile
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
+
+import pytest
+
+from csi_oras.errors import CsiOrasError, DigestMismatchError, HostileContentError, LimitExceededError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.glob import Glob
+from csi_oras.oci.name import Name
+from csi_oras.oci.plan import Compression, PlanArchive
+from csi_oras.oci.selection import Selection
+from csi_oras.oci.view import Directory, File, Link
+from csi_oras.unpack.extract import Extractor, UnpackLimits
+
+SUBJECT = "reg.example/a:v1, layer 0 (abc)"
+LIMITS = UnpackLimits(members=1000, size=0, ratio=200)
+Entry = tuple[str, dict[str, Any]]
+
+
+class Contents:
+    """A sink that keeps everything in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Digest, bytes] = {}
+
+    def add(self, content: Iterable[memoryview], size: int, mode: int) -> File:
+        data = b"".join(content)
+        digest = Digest.of(data)
+        self.kept[digest] = data
+        return File(digest, size, mode)
+
+
+def reg(name: str, data: bytes = b"x", mode: int = 0o644) -> Entry:
+    return name, {"type": tarfile.REGTYPE, "data": data, "mode": mode}
+
+
+def directory(name: str) -> Entry:
+    return name, {"type": tarfile.DIRTYPE, "mode": 0o755}
+
+
+def sym(name: str, target: str) -> Entry:
+    return name, {"type": tarfile.SYMTYPE, "linkname": target}
+
+
+def hard(name: str, target: str) -> Entry:
+    return name, {"type": tarfile.LNKTYPE, "linkname": target}
+
+
+def tar(*entries: Entry) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, fields in entries:
+            info = tarfile.TarInfo(name)
+            data = fields.get("data", b"")
+            info.type, info.size = fields["type"], len(data)
+            info.mode, info.linkname = fields.get("mode", 0o777), fields.get("linkname", "")
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def opener(data: bytes) -> Callable[[], BinaryIO]:
+    return lambda: io.BytesIO(data)
+
+
+def extracted(
+    *archives: bytes, selection: Selection | None = None, limits: UnpackLimits = LIMITS, **fields: Any
+) -> dict[str, str | bytes | None]:
+    """What comes out, by name: a file's bytes, `-> target` of a link, None for a directory."""
+    sink = Contents()
+    extractor = Extractor(selection or Selection(), sink, limits)
+    for data in archives:
+        packed = gzip.compress(data)
+        archive = PlanArchive(
+            blob=Descriptor.of(packed, "a/b"), layer=0, rule="test", compression=Compression.GZIP, **fields
+        )
+        extractor.extract(archive, opener(packed), SUBJECT)
+    found: dict[str, str | bytes | None] = {}
+    for at, node in extractor.view.walk():
+        match node:
+            case File():
+                found["/".join(at)] = sink.kept[node.content]
+            case Link():
+                found["/".join(at)] = f"-> {node.target}"
+            case Directory():
+                found["/".join(at)] = None
+    return found
+
+
+def refused(*archives: bytes, **fields: Any) -> CsiOrasError:
+    with pytest.raises(CsiOrasError) as caught:
+        extracted(*archives, **fields)
+    assert SUBJECT in caught.value.message
+    return caught.value
+
+
+def layers(*archives: bytes, **fields: Any) -> dict[str, str | bytes | None]:
+    return extracted(*archives, is_image_layer=True, **fields)
+
+
+def test_archive_gives_files_directories_and_links() -> None:
+    data = tar(directory("./"), directory("d/"), reg("./d/f", b"1"), sym("d/l", "f"), hard("h", "d/f"), directory("e"))
+    assert extracted(data) == {"d": None, "d/f": b"1", "d/l": "-> f", "h": b"1", "e": None}
+
+
+def test_modes_are_masked_to_readable_or_executable() -> None:
+    sink = Contents()
+    data = tar(reg("a", b"1", 0o6755), reg("b", b"2", 0o666), reg("c", b"3", 0))
+    extractor = Extractor(Selection(), sink, LIMITS)
+    archive = PlanArchive(blob=Descriptor.of(data, "a/b"), layer=0, rule="test", compression=Compression.NONE)
+    extractor.extract(archive, opener(data), SUBJECT)
+    modes = {at[0]: node.mode for at, node in extractor.view.walk() if isinstance(node, File)}
+    assert modes == {"a": 0o555, "b": 0o444, "c": 0o444}
+
+
+@pytest.mark.parametrize(
+    ("entries", "word"),
+    [
+        ([reg("../evil")], "component"),
+        ([reg("/abs/evil")], "absolute"),
+        ([reg("a/../../evil")], "component"),
+        ([sym("s", ".."), reg("s/evil")], "outside of the volume"),
+        ([sym("s", "d"), reg("s/evil")], "written through"),
+        ([sym("s", "/etc")], "absolute path"),
+        ([directory("d"), sym("d/s", "../..")], "outside of the volume"),
+        ([sym("x/", "y")], "name of a directory"),
+        ([sym("", ".")], ""),
+        ([sym(".", "/abs")], "name of a directory"),
+        ([reg("x"), sym("a/s", "../x"), hard("h", "a/s")], "no file seen before"),
+        ([hard("h", "../victim")], "component"),
+        ([hard("h", "later"), reg("later")], "no file seen before"),
+        ([sym("f", "x"), reg("f")], "twice"),
+        ([reg("f"), reg("f")], "twice"),
+        ([reg("f"), hard("f", "f")], "twice"),
+        ([reg("a"), reg("a/b")], "written through"),
+        ([reg("a"), directory("a")], "file or a link already"),
+        ([directory("a"), reg("a")], "directory already"),
+        ([reg(".wh.x")], "whiteout"),
+        ([reg("a\\b")], "backslash"),
+        ([sym("l", "a\x1b[2Jb")], "no safe path"),
+    ],
+)
+def test_archive_that_no_honest_tool_makes_is_refused(entries: list[Entry], word: str) -> None:
+    error = refused(tar(*entries))
+    assert isinstance(error, HostileContentError)
+    assert word in error.message
+
+
+def test_links_are_kept_as_the_shortest_way() -> None:
+    data = tar(sym("a/b/l", "../../c/./d/../e"), sym("same", "x"), sym("a/up", "../a"), sym("a/self", "."))
+    found = extracted(data)
+    assert {name: text for name, text in found.items() if text} == {
+        "a/b/l": "-> ../../c/e",
+        "same": "-> x",
+        "a/up": "-> .",
+        "a/self": "-> .",
+    }
+
+
+def test_chain_of_links_cannot_lead_out() -> None:
+    found = extracted(tar(sym("p/q/s", "../.."), sym("t", "p/q/s/../x")))
+    assert found["t"] == "-> p/q/x"
+
+
+def test_image_layers_replace_and_white_out() -> None:
+    base = tar(directory("etc"), reg("etc/a", b"1"), reg("etc/b", b"1"), reg("opt/x", b"1"), reg("tmp", b"1"))
+    upper = tar(reg("etc/.wh.a", b""), reg("etc/b", b"2"), reg("opt/.wh..wh..opq", b""), reg("opt/y", b"2"))
+    assert layers(base, upper) == {"etc": None, "etc/b": b"2", "opt": None, "opt/y": b"2", "tmp": b"1"}
+
+
+def test_whiteouts_do_not_touch_their_own_layer() -> None:
+    base, upper = tar(reg("d/old")), tar(reg("d/new"), reg("d/.wh..wh..opq", b""), reg("x"), reg(".wh.x", b""))
+    assert layers(base, upper) == {"d": None, "d/new": b"x", "x": b"x"}
+
+
+@pytest.mark.parametrize("name", [".wh..", ".wh...", "a/.wh..", "../.wh.x", ".wh."])
+def test_whiteout_of_no_name_is_refused(name: str) -> None:
+    refused(tar(reg(name, b"")), is_image_layer=True)
+
+
+def test_image_has_the_names_and_links_of_a_root_file_system() -> None:
+    data = tar(
+        reg("var/lib/dpkg/info/libc6:amd64.list"),
+        reg("lib/systemd/system\\x2d.slice"),
+        sym("etc/mtab", "/proc/mounts"),
+        sym("bin", "/usr/bin"),
+        sym("root", "/"),
+    )
+    found = layers(data)
+    assert found["etc/mtab"] == "-> ../proc/mounts"
+    assert found["bin"] == "-> usr/bin"
+    assert found["root"] == "-> ."
+    assert "var/lib/dpkg/info/libc6:amd64.list" in found
+
+
+def test_hard_link_of_a_layer_may_mean_a_file_below() -> None:
+    assert layers(tar(reg("a", b"1")), tar(hard("b", "a"))) == {"a": b"1", "b": b"1"}
+    refused(tar(sym("a", "x")), tar(hard("b", "a")), is_image_layer=True)
+
+
+def test_only_what_is_selected_comes_out() -> None:
+    data = tar(directory("d"), reg("d/a"), reg("d/b"), reg("e/a"), sym("e/l", "../d/a"))
+    assert extracted(data, selection=Selection(include=(Glob.parse("d"),))) == {"d": None, "d/a": b"x", "d/b": b"x"}
+    assert extracted(data, selection=Selection(exclude=(Glob.parse("**/a"), Glob.parse("d")))) == {
+        "e": None,
+        "e/l": "-> ../d/a",
+    }
+
+
+def test_hard_link_brings_what_it_means_though_that_is_not_selected() -> None:
+    data = tar(reg("d/a", b"1"), hard("e/h", "d/a"))
+    assert extracted(data, selection=Selection(include=(Glob.parse("e"),))) == {"e": None, "e/h": b"1"}
+
+
+def test_link_that_leaves_the_path_is_refused_and_can_be_left_out() -> None:
+    data = tar(reg("d/a"), sym("d/l", "../e"))
+    path = Name.parse("d")
+    assert "outside of the volume" in refused(data, selection=Selection(path=path)).message
+    found = extracted(data, selection=Selection(path=path, exclude=(Glob.parse("**/l"),)))
+    assert found == {"d": None, "d/a": b"x"}
+
+
+def test_members_must_be_where_the_layer_is_named_for() -> None:
+    data = tar(directory("data"), reg("data/x"))
+    assert extracted(data, prefix=Name.parse("data")) == {"data": None, "data/x": b"x"}
+    assert extracted(data, prefix=Name.parse("data"), directory=Name.parse("up")) == {
+        "up": None,
+        "up/data": None,
+        "up/data/x": b"x",
+    }
+    assert "named for" in refused(tar(reg("other")), prefix=Name.parse("data")).message
+    assert "named for" in refused(tar(reg("data-evil/x")), prefix=Name.parse("data")).message
+
+
+def test_links_are_passed_over_where_the_kind_does_so() -> None:
+    assert extracted(tar(sym("l", "/etc"), reg("f"), hard("h", "f")), skips_links=True) == {"f": b"x"}
+
+
+def test_archive_with_another_digest_than_said_is_refused() -> None:
+    data = tar(reg("f"))
+    assert extracted(data, content=Digest.of(data)) == {"f": b"x"}
+    assert isinstance(refused(data, content=Digest.of(b"other")), DigestMismatchError)
+
+
+def test_limits_hold_over_all_archives_together() -> None:
+    one, two = tar(reg("a"), reg("b")), tar(reg("c"), reg("d"))
+    limits = UnpackLimits(members=3, size=0, ratio=200)
+    assert len(extracted(one, limits=limits)) == 2
+    assert isinstance(refused(one, two, limits=limits), LimitExceededError)
+    assert isinstance(refused(tar(reg("a", b"x" * 50_000)), limits=UnpackLimits(members=9, size=20_000, ratio=200)),
+                      LimitExceededError)  # fmt: skip
