@@ -99,7 +99,7 @@ class Plan:
         files = [[str(entry.name), str(entry.blob.digest), entry.blob.size, entry.mode] for entry in self.entries]
         archives = [
             [str(item.blob.digest), item.compression, str(item.directory or ""), str(item.prefix or ""),
-             item.is_image_layer, item.skips_links]
+             str(item.content or ""), item.is_image_layer, item.skips_links]
             for item in self.archives
         ]  # fmt: skip
         selection = self.selection.key if self.archives else ""
