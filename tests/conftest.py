@@ -18,6 +18,7 @@ _MISSING = {
     "root": "" if os.geteuid() == 0 else "mounts need root",
     "registry": "" if distribution.program() else "docker-registry is not installed",
     "fuse": "" if Path("/dev/fuse").exists() else "/dev/fuse is missing",
+    "image tools": "" if all(map(shutil.which, ("skopeo", "umoci", "buildah"))) else "skopeo, umoci or buildah is missing",
 }
 
 
