@@ -19,15 +19,23 @@ class PacedResponse(http.client.HTTPResponse):
     """A response that gives up on a peer without pace, in windows as long as the socket's timeout."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
-        super().__init__(sock, *args, **options)
-        self.fp.close()
         self._reader = _PacedReader(sock.makefile("rb", buffering=0), sock.gettimeout() or 0.0)
-        self.fp = io.BufferedReader(self._reader)
+        super().__init__(_Readable(self._reader), *args, **options)  # type: ignore[arg-type]
 
     def begin(self) -> None:
         """Read status and headers."""
         super().begin()
         self._reader.limit = None
+
+
+class _Readable:
+    """All that a response wants of a socket."""
+
+    def __init__(self, reader: "_PacedReader") -> None:
+        self._reader = reader
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self._reader)
 
 
 class _PacedReader(io.RawIOBase):
