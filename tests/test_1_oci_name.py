@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csi_oras.artifact.planner import plan
-from csi_oras.oci.selection import Selection
 from csi_oras.errors import HostileContentError
-from csi_oras.oci.manifest import Manifest, parse
 from csi_oras.oci.name import Name, UnsafeNameError
-from tests.support.artifacts import Layer, manifest, sha256
+from csi_oras.oci.plan import Plan
+from tests.support import planning
+from tests.support.artifacts import Layer, sha256
 
 CORPUS = Path(__file__).parent / "corpus" / "names.json"
 
@@ -33,23 +32,21 @@ class Row:
 ROWS = [Row(**row) for row in json.loads(CORPUS.read_text())]
 
 
-def manifest_titled(title: str | None) -> Manifest:
-    found = parse(manifest([Layer(content=b"alpha", title=title)]), "", "reg.example/t/x:v1", most_layers=10)
-    assert isinstance(found, Manifest)
-    return found
+def planned(title: str | None) -> Plan:
+    return planning.planned(planning.artifact([Layer(content=b"alpha", title=title)]))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.row} {row.name}")
 def test_title_of_the_corpus_has_its_verdict(row: Row) -> None:
     if row.verdict == "refuse":
         with pytest.raises(HostileContentError, match=row.reason) as caught:
-            plan(manifest_titled(row.title), Selection(), "reg.example/t/x:v1")
+            planned(row.title)
         message = caught.value.message
         assert message.startswith(f"reg.example/t/x:v1, layer 0 ({sha256(b'alpha')[7:19]}): title ")
         assert message.isprintable()
     else:
         expected = row.title if row.verdict == "name" else "sha256-" + sha256(b"alpha")[7:]
-        entries = plan(manifest_titled(row.title), Selection(), "reg.example/t/x:v1").entries
+        entries = planned(row.title).entries
         assert [str(entry.name) for entry in entries] == [expected]
         assert [entry.rule for entry in entries] == ["title" if row.verdict == "name" else "digest"]
 

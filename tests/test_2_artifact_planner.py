@@ -5,23 +5,21 @@ from typing import Any
 
 import pytest
 
-from csi_oras.artifact.planner import plan
-from csi_oras.oci.selection import Selection
-from csi_oras.errors import CsiOrasError, HostileContentError, InvalidRequestError, UnsupportedContentError
+from csi_oras.errors import CsiOrasError, HostileContentError, InvalidRequestError
+from csi_oras.oci.digest import Digest
 from csi_oras.oci.glob import Glob
-from csi_oras.oci.manifest import Manifest, parse
 from csi_oras.oci.name import Name
-from csi_oras.oci.plan import Plan
-from tests.support.artifacts import EMPTY_TYPE, Layer, manifest, sha256
+from csi_oras.oci.plan import Compression, Plan, PlanArchive
+from csi_oras.oci.selection import Selection
+from tests.support import planning
+from tests.support.artifacts import EMPTY_TYPE, Layer, sha256
 
 SUBJECT = "reg.example/t/x:v1"
 PACKED = {"io.deis.oras.content.unpack": "true"}
 
 
 def planned(layers: list[Layer], **selected: Any) -> Plan:
-    found = parse(manifest(layers), "", SUBJECT, most_layers=1000)
-    assert isinstance(found, Manifest)
-    return plan(found, Selection(**selected), SUBJECT)
+    return planning.planned(planning.artifact(layers, reference=SUBJECT), **selected)
 
 
 def titled(*titles: str | None) -> list[Layer]:
@@ -211,19 +209,62 @@ def test_path_that_names_nothing_is_an_error_that_names_it(titles: tuple[str, ..
 # -- packed directories
 
 
-def test_packed_directory_is_refused_with_the_remedy() -> None:
-    packed = Layer(content=b"tar", title="dir", annotations=PACKED)
-    with pytest.raises(
-        UnsupportedContentError, match=r"layer 1 \(dir\): is a packed directory.*set unpack: never"
-    ) as caught:
+TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def archive(found: Plan) -> PlanArchive:
+    (one,) = found.archives
+    return one
+
+
+def test_packed_directory_becomes_an_archive_of_what_is_below_its_title() -> None:
+    content = {"io.deis.oras.content.digest": sha256(b"uncompressed")}
+    packed = Layer(content=b"tar", title="some/dir", media_type=TAR_GZIP, annotations={**PACKED, **content})
+    found = planned([*titled("a"), packed])
+    assert names(found) == ["a"]
+    one = archive(found)
+    assert (one.directory, one.prefix, one.root) == (None, Name.parse("some/dir"), Name.parse("some/dir"))
+    assert (one.layer, one.compression, one.content) == (1, Compression.GZIP, Digest.of(b"uncompressed"))
+    assert not one.is_image_layer
+    assert not one.skips_links
+
+
+def test_packed_directory_may_have_a_slash_behind_its_title() -> None:
+    packed = Layer(content=b"tar", title="dir/", annotations=PACKED)
+    assert archive(planned([packed])).root == Name.parse("dir")
+
+
+@pytest.mark.parametrize(
+    ("title", "directory", "prefix"), [("dir", None, "dir"), ("above/dir", "above", "dir")], ids=["top", "deeper"]
+)
+def test_directory_of_oras_py_is_known_by_its_media_type(title: str, directory: str | None, prefix: str) -> None:
+    one = archive(planned([Layer(content=b"tar", title=title, media_type=TAR_GZIP)]))
+    assert one.directory == (None if directory is None else Name.parse(directory))
+    assert (one.prefix, one.root, one.content) == (Name.parse(prefix), Name.parse(title), None)
+
+
+@pytest.mark.parametrize("title", ["a.tar.gz", "a.tgz", "d/a.tar"])
+def test_title_that_says_it_is_an_archive_is_a_file(title: str) -> None:
+    assert names(planned([Layer(content=b"tar", title=title, media_type=TAR_GZIP)])) == [title]
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:short", "md5:d41d8cd98f00b204e9800998ecf8427e", "../../x"])
+def test_digest_of_the_content_that_is_none_is_refused(digest: str) -> None:
+    packed = Layer(content=b"tar", title="d", annotations={**PACKED, "io.deis.oras.content.digest": digest})
+    with pytest.raises(HostileContentError, match=r"layer 1 .*the digest of its content: "):
         planned([*titled("a"), packed])
-    assert caught.value.message.startswith(SUBJECT)
+
+
+def test_hostile_title_of_a_packed_directory_is_refused() -> None:
+    with pytest.raises(HostileContentError, match=r'layer 0 .*has a ".." component'):
+        planned([Layer(content=b"tar", title="a/..", annotations=PACKED)])
 
 
 @pytest.mark.parametrize("selected", [{"unpack": False}, {"exclude": globs("dir")}, {"path": Name.parse("a")}], ids=str)
 def test_packed_directory_is_shown_packed_or_left_out_as_asked(selected: dict[str, Any]) -> None:
     found = planned([*titled("a"), Layer(content=b"tar", title="dir", annotations=PACKED)], **selected)
     assert names(found) == (["a", "dir"] if selected == {"unpack": False} else ["a"])
+    assert found.archives == ()
 
 
 def test_annotation_that_says_it_is_not_packed_is_believed() -> None:
@@ -258,7 +299,7 @@ BAD_LAYERS = {
     "override": titled("\u202ea"),
     "same name": titled("a\u2764", "a\u2764"),
     "file and directory": titled("\u00e4", "\u00e4/b"),
-    "packed": [Layer(content=b"x", title="d", annotations=PACKED)],
+    "packed": [Layer(content=b"x", title="d", annotations={**PACKED, "io.deis.oras.content.digest": "x\n"})],
     "long": titled("x/" * 3000),
 }
 
