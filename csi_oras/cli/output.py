@@ -9,6 +9,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -26,7 +27,13 @@ def bar(progress: TransferProgress, title: str) -> Iterator[None]:
         yield
         return
     console.print(Text(printable(title)))
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with _Bar(progress, *columns, console=console, transient=True):
         yield
 
@@ -42,7 +49,8 @@ class _Bar(Progress):
     def get_renderables(self) -> Any:
         """Draw the counters as they stand now."""
         for task in self.task_ids:
-            self.update(task, total=self._transfer.total or None, completed=self._transfer.done)
+            transfer = self._transfer
+            self.update(task, total=transfer.total or None, completed=transfer.done, description=transfer.activity)
         return super().get_renderables()
 
 

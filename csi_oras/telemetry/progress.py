@@ -50,6 +50,8 @@ class Progress:
         self._started = clock()
         self._lock = threading.Lock()
         self._counters: dict[Hashable, Counter] = {}
+        self.activity = ""
+        """What is done once every byte is here, such as `unpacking 2 of 5`."""
 
     def join(self, key: Hashable, counter: Counter) -> None:
         """Wait for the bytes of `counter` too; it takes the place of an earlier one of the same key."""
@@ -78,7 +80,9 @@ class Progress:
         return sum(counter.fetched for counter in self.counters)
 
     def describe(self) -> str:
-        """Return `42 % (6.3 GB of 15.2 GB, 410 MB/s, about 22 s left)`."""
+        """Return `42 % (6.3 GB of 15.2 GB, 410 MB/s, about 22 s left)`, or what is done after that."""
+        if self.activity:
+            return self.activity
         total, done = self.total, self.done
         if not total:
             return "asking the registry"

@@ -14,7 +14,7 @@ from csi_oras.store.catalogue import LaidOut
 from csi_oras.store.content import ContentStore
 from csi_oras.store.objects import ObjectBatch, ObjectStore
 from csi_oras.store.trees import TreeStore
-from csi_oras.telemetry.progress import human_size
+from csi_oras.telemetry.progress import Progress, human_size
 from csi_oras.unpack.extract import Extractor, UnpackLimits
 
 _PIECE_BYTES = 1 << 20
@@ -60,7 +60,7 @@ class Layouter:
         self._trees = trees
         self._limits = limits
 
-    def lay_out(self, plan: Plan, subject: str) -> LaidOut:
+    def lay_out(self, plan: Plan, progress: Progress, subject: str) -> LaidOut:
         """Make the tree of `plan`, and say what it shows.
 
         Raises:
@@ -69,7 +69,7 @@ class Layouter:
             NoSpaceError, StoreBrokenError: the store cannot take it.
         """
         with self._objects.batch() as batch:
-            view = self._unpacked(plan, batch, subject)
+            view = self._unpacked(plan, batch, progress, subject)
             single = plan.single or view.is_file
             for entry in plan.entries:
                 self._add(view, entry, batch, subject)
@@ -80,11 +80,12 @@ class Layouter:
         name = next(iter(view.root.children)) if single else ""
         return LaidOut(plan=plan.digest, size=view.size, files=view.files, single=name)
 
-    def _unpacked(self, plan: Plan, batch: ObjectBatch, subject: str) -> View:
+    def _unpacked(self, plan: Plan, batch: ObjectBatch, progress: Progress, subject: str) -> View:
         limits = self._limits()
         caps = UnpackLimits(members=limits.files, size=limits.artifact_bytes, ratio=limits.unpack_ratio)
         extractor = Extractor(plan.selection, batch, caps)
-        for archive in plan.archives:
+        for number, archive in enumerate(plan.archives, 1):
+            progress.activity = f"unpacking archive {number} of {len(plan.archives)}"
             where = f"{subject}, layer {archive.layer} ({archive.blob.digest.short})"
             extractor.extract(archive, partial(self._open, archive.blob.digest), where)
         path = plan.selection.path

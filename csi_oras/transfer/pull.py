@@ -267,15 +267,15 @@ class Puller:
         self._limits().check(plan, subject)
         self._keep_metadata(artifact, plan)
         self._gatherer.gather(client, plan, credential, progress, subject)
-        found = CataloguedPlan(artifact=artifact.digest, laid_out=self._laid_out(plan, subject))
+        found = CataloguedPlan(artifact=artifact.digest, laid_out=self._laid_out(plan, progress, subject))
         self._store.catalogue.add(request.reference, artifact.root, found, request.view_key)
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
         self._store.grants.add(client.repository, digests, credential)
         return self._pulled(request.reference.pinned(artifact.root), found, progress.fetched)
 
-    def _laid_out(self, plan: Plan, subject: str) -> LaidOut:
+    def _laid_out(self, plan: Plan, progress: Progress, subject: str) -> LaidOut:
         known = self._store.catalogue.laid_out(plan.digest) if self._store.trees.has(plan.digest) else None
-        return known or self._layouter.lay_out(plan, subject)
+        return known or self._layouter.lay_out(plan, progress, subject)
 
     def _keep_metadata(self, artifact: Artifact, plan: Plan) -> None:
         """Put the texts of our own into the store; the manifest is there since it was resolved."""
