@@ -62,6 +62,7 @@ def test_lists_and_switches_are_read() -> None:
             "path": "./a/b/",
             "mode": "eager",
             "noexec": "True",
+            "metadata": "true",
         },
         {},
     )
@@ -70,6 +71,7 @@ def test_lists_and_switches_are_read() -> None:
     assert [glob.pattern for glob in found.selection.exclude] == ["secret"]
     assert found.selection.media_types == {"application/x.a", "application/x.b"}
     assert not found.selection.unpack
+    assert found.selection.metadata
     assert str(found.selection.path) == "a/b"
     assert found.noexec
 
@@ -100,7 +102,7 @@ def test_empty_values_are_as_if_not_given() -> None:
         ({**_REFERENCE, "noexec": "yes"}, ["noexec", '"true" or "false"']),
         ({**_REFERENCE, "mode": "sometimes"}, ["mode", "eager or lazy"]),
         ({**_REFERENCE, "mode": "lazy"}, ["mode", "lazy", "not available in this release"]),
-        ({**_REFERENCE, "metadata": "true"}, ["metadata", "not available in this release"]),
+        ({**_REFERENCE, "metadata": "yes"}, ["metadata", '"true" or "false"']),
         ({**_REFERENCE, "writeBackReference": "reg.example/out:v1"}, ["writeBackReference", "not available"]),
         ({**_REFERENCE, "include": ",".join(["x"] * 101)}, ["include", "100"]),
         ({**_REFERENCE, "include": "x" * 4097}, ["include", "4096"]),

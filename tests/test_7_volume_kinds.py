@@ -130,6 +130,8 @@ def test_static_volume_has_any_id_and_needs_no_controller(shared_driver: Driver,
         ({"path": "weights/deep"}, ["2.bin"]),
         ({"path": "weights", "exclude": "weights/1.bin"}, ["deep/2.bin"]),
         ({"unpack": "never", "mode": "eager", "metadata": "false"}, _ALL),
+        ({"metadata": "true"}, [".oci/config", ".oci/manifest.json", ".oci/reference", *_ALL]),
+        ({"metadata": "true", "path": "weights/deep"}, [".oci/config", ".oci/manifest.json", ".oci/reference", "2.bin"]),
         ({"oras.options.plainhttp": "true", "oras.options.concurrency": "3"}, _ALL),
     ],
     ids=str,
@@ -233,7 +235,6 @@ def test_index_shows_the_platform_that_is_asked_for(
         ({"writeBackReference": "reg.example/out:v1"}, "writeBackReference"),
         ({"writeBackInclude": "*.bin"}, "writeBackInclude"),
         ({"mode": "lazy"}, "lazy"),
-        ({"metadata": "true"}, "metadata"),
     ],
 )
 def test_attribute_of_a_later_release_is_refused_clearly(

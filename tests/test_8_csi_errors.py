@@ -138,9 +138,9 @@ ROWS = [
         layers=(Layer(content=b"1", title="a"), Layer(content=b"2", title="a/b")),
     ),
     Row(
-        name="packed directory",
+        name="packed directory that is no archive",
         code=Code.FAILED_PRECONDITION,
-        words=("unpack: never",),
+        words=("layer 0",),
         layers=(Layer(content=b"x", title="d", annotations={"io.deis.oras.content.unpack": "true"}),),
     ),
     Row(
