@@ -28,7 +28,6 @@ RATIO_FLOOR = 64 << 20
 MOST_PACKED_PER_CHUNK = 64 << 20
 """Packed bytes that one chunk may take; a gzip member for each byte takes 21 MiB."""
 _GZIP_MAGIC = b"\x1f\x8b"
-_LONGEST_READ = 2 * igzip.READ_BUFFER_SIZE
 _PUSH_AGAIN = "push the artifact again"
 
 
@@ -89,10 +88,8 @@ class _Packed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Fill `buffer`, which is never larger than what a sane gzip header needs: isal doubles it for others."""
+        """Fill `buffer` as far as the source gives, which has to bring something out some day."""
         view = memoryview(buffer)
-        if len(view) > _LONGEST_READ:
-            raise HostileContentError(self._subject, "the archive has a gzip header without an end", _PUSH_AGAIN)
         if self.since_chunk > MOST_PACKED_PER_CHUNK:
             raise HostileContentError(self._subject, "the archive packs nothing at great length", _PUSH_AGAIN)
         content = self._source.read(len(view))
@@ -114,6 +111,8 @@ def _gunzipped(packed: _Packed, subject: str) -> Iterator[bytes]:
             yield chunk
     except EOFError:
         raise HostileContentError(subject, "the gzip archive ends in the middle", _PUSH_AGAIN) from None
+    except OverflowError:  # isal gives up after 512 KiB
+        raise HostileContentError(subject, "the archive has a gzip header without an end", _PUSH_AGAIN) from None
     except BadGzipFile as error:
         raise _bad_gzip(error, packed.start, subject) from None
     except isal_zlib.error:  # type: ignore[misc] # isal declares it as an instance
