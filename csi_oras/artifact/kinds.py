@@ -1,10 +1,16 @@
 """All kinds, in the order in which they are asked whether an artifact is theirs; generic takes what is left."""
 
-from csi_oras.artifact import generic
+from csi_oras.artifact import (
+    generic,
+    modelpack,
+)
 from csi_oras.artifact.kind import Kind
 from csi_oras.oci.manifest import Manifest
 
-KINDS: tuple[Kind, ...] = (generic.KIND,)
+KINDS: tuple[Kind, ...] = (
+    modelpack.KIND,
+    generic.KIND,
+)
 
 
 def kind_of(manifest: Manifest) -> Kind:
