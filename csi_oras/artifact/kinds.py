@@ -1,6 +1,7 @@
 """All kinds, in the order in which they are asked whether an artifact is theirs; generic takes what is left."""
 
 from csi_oras.artifact import (
+    docker_model,
     generic,
     modelpack,
 )
@@ -8,6 +9,7 @@ from csi_oras.artifact.kind import Kind
 from csi_oras.oci.manifest import Manifest
 
 KINDS: tuple[Kind, ...] = (
+    docker_model.KIND,  # before ModelPack, whose layer types it may use
     modelpack.KIND,
     generic.KIND,
 )
