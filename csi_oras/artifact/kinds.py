@@ -3,6 +3,7 @@
 from csi_oras.artifact import (
     docker_model,
     generic,
+    kitops,
     modelpack,
 )
 from csi_oras.artifact.kind import Kind
@@ -10,6 +11,7 @@ from csi_oras.oci.manifest import Manifest
 
 KINDS: tuple[Kind, ...] = (
     docker_model.KIND,  # before ModelPack, whose layer types it may use
+    kitops.KIND,
     modelpack.KIND,
     generic.KIND,
 )
