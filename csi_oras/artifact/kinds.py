@@ -5,6 +5,7 @@ from csi_oras.artifact import (
     generic,
     kitops,
     modelpack,
+    ollama,
 )
 from csi_oras.artifact.kind import Kind
 from csi_oras.oci.manifest import Manifest
@@ -13,6 +14,7 @@ KINDS: tuple[Kind, ...] = (
     docker_model.KIND,  # before ModelPack, whose layer types it may use
     kitops.KIND,
     modelpack.KIND,
+    ollama.KIND,  # before images, whose config type it has
     generic.KIND,
 )
 

@@ -28,6 +28,8 @@ class Descriptor:
     annotations: Mapping[str, str] = field(default_factory=lambda: _NONE, hash=False)
     platform: Platform | None = None
     artifact_type: str = ""
+    name: str = ""
+    """A member that only Ollama writes, and nobody has checked."""
 
     @classmethod
     def of(cls, content: bytes, media_type: str, annotations: Mapping[str, str] = _NONE) -> Self:
@@ -51,6 +53,7 @@ class Descriptor:
             digest = Digest.parse(document.get("digest"))
         except CsiOrasError as error:
             raise type(error)(subject, f"{error.subject} {error.cause}", error.remedy) from None
+        name = document.get("name")  # what no specification knows may be of any type
         return cls(
             media_type=media_type(document, "mediaType", subject),
             digest=digest,
@@ -58,6 +61,7 @@ class Descriptor:
             annotations=MappingProxyType(json.texts(document, "annotations", subject)),
             platform=_platform(json.optional_object(document, "platform", subject), subject),
             artifact_type=media_type(document, "artifactType", subject, default=""),
+            name=name if isinstance(name, str) else "",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +71,8 @@ class Descriptor:
             "digest": str(self.digest),
             "size": self.size,
         }
+        if self.name:
+            document["name"] = self.name
         if self.annotations:
             document["annotations"] = dict(self.annotations)
         return document
