@@ -3,6 +3,7 @@
 from csi_oras.artifact import (
     docker_model,
     generic,
+    helm,
     kitops,
     modelpack,
     ollama,
@@ -15,6 +16,7 @@ KINDS: tuple[Kind, ...] = (
     kitops.KIND,
     modelpack.KIND,
     ollama.KIND,  # before images, whose config type it has
+    helm.KIND,
     generic.KIND,
 )
 
