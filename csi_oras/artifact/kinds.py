@@ -2,11 +2,14 @@
 
 from csi_oras.artifact import (
     docker_model,
+    flux,
     generic,
     helm,
     kitops,
     modelpack,
     ollama,
+    sif,
+    wasm,
 )
 from csi_oras.artifact.kind import Kind
 from csi_oras.oci.manifest import Manifest
@@ -17,6 +20,9 @@ KINDS: tuple[Kind, ...] = (
     modelpack.KIND,
     ollama.KIND,  # before images, whose config type it has
     helm.KIND,
+    sif.KIND,
+    flux.KIND,
+    wasm.KIND,
     generic.KIND,
 )
 
