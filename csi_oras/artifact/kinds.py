@@ -5,6 +5,7 @@ from csi_oras.artifact import (
     flux,
     generic,
     helm,
+    image,
     kitops,
     modelpack,
     ollama,
@@ -22,6 +23,7 @@ KINDS: tuple[Kind, ...] = (
     helm.KIND,
     sif.KIND,
     flux.KIND,
+    image.KIND,
     wasm.KIND,
     generic.KIND,
 )

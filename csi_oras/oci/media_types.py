@@ -22,6 +22,12 @@ LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 LAYER_TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 """A layer of an image, and what ORAS and oras-py give a directory that they pack."""
 
+IMAGE_CONFIGS = frozenset({
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+})  # fmt: skip
+"""Of images, of Ollama's models, and of what old ORAS clients pushed."""
+
 UNKNOWN_ARTIFACT = "application/vnd.unknown.artifact.v1"
 
 TITLE = "org.opencontainers.image.title"
