@@ -45,22 +45,21 @@ def inspect(reference: str, as_json: bool, **options: Any) -> None:  # noqa: FBT
 
 def _document(planned: Planned) -> dict[str, Any]:
     artifact, plan = planned.artifact, planned.plan
-    items: list[tuple[str, int, PlanEntry | PlanArchive]] = [
-        *((str(entry.name), entry.mode, entry) for entry in plan.entries),
-        *((f"{archive.root or ''}/", 0o555, archive) for archive in plan.archives),
-    ]
+    files = [_file(str(entry.name), entry.mode, entry) for entry in plan.entries]
+    archives = [_file(f"{archive.root or ''}/", 0o555, archive) for archive in plan.archives]
     return {
         "reference": str(artifact.reference.pinned(artifact.root)),
         "digest": str(artifact.digest),
         "mediaType": artifact.manifest.media_type,
         "artifactType": artifact.manifest.artifact_type,
         "kind": planned.kind,
-        "files": [
-            {"name": name, "size": item.blob.size, "mode": f"{mode:04o}", "layer": item.layer, "rule": item.rule}
-            for name, mode, item in items
-        ],
+        "files": [*files, *archives],
         "left": [{"layer": item.layer, "reason": item.reason} for item in plan.left],
     }
+
+
+def _file(name: str, mode: int, item: PlanEntry | PlanArchive) -> dict[str, Any]:
+    return {"name": name, "size": item.blob.size, "mode": f"{mode:04o}", "layer": item.layer, "rule": item.rule}
 
 
 def _print(document: dict[str, Any]) -> None:

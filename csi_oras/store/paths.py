@@ -78,9 +78,9 @@ class StatePaths:
         """Where a verified blob is."""
         return Path(f"{self.root}/blobs/{digest.algorithm}/{digest.encoded}")
 
-    def object(self, digest: Digest, mode: int) -> Path:
-        """Where a file with this content and mode is."""
-        return Path(f"{self.root}/objects/{digest.algorithm}/{digest.encoded}-{mode:04o}")
+    def object(self, digest: Digest, mode: int) -> str:
+        """Where a file with this content and mode is; a text, for an image has many of them."""
+        return f"{self.root}/objects/{digest.algorithm}/{digest.encoded}-{mode:04o}"
 
     def ingest(self, digest: Digest) -> Path:
         """Where the bytes of an unfinished blob are; its extents are beside it."""

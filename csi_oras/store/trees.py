@@ -76,12 +76,13 @@ class TreeStore:
             os.close(here)
 
     def _place(self, file: File, name: str, directory: int) -> None:
-        source = self._paths.blob(file.content) if file.is_blob else self._paths.object(file.content, file.mode)
+        content = file.content
+        source = str(self._paths.blob(content)) if file.is_blob else self._paths.object(content, file.mode)
         try:
             os.link(source, name, dst_dir_fd=directory)
         except FileNotFoundError:
             raise StoreBrokenError(
-                f"content {file.content}", "is not in the store", "it is fetched with the next attempt"
+                f"content {content}", "is not in the store", "it is fetched with the next attempt"
             ) from None
         except OSError as error:
             if error.errno != errno.EMLINK:  # ext4 allows 65,000 links of one file
@@ -89,9 +90,9 @@ class TreeStore:
             _copy(source, name, directory, file.mode)
 
 
-def _copy(source: Path, name: str, directory: int, mode: int) -> None:
+def _copy(source: str, name: str, directory: int, mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with source.open("rb") as ours, os.fdopen(os.open(name, flags, 0o600, dir_fd=directory), "wb") as copy:
+    with Path(source).open("rb") as ours, os.fdopen(os.open(name, flags, 0o600, dir_fd=directory), "wb") as copy:
         shutil.copyfileobj(ours, copy, 1 << 20)
         os.fchmod(copy.fileno(), mode)
 

@@ -16,6 +16,7 @@ from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.plan import PlanArchive
 from csi_oras.oci.selection import Selection
 from csi_oras.oci.view import ConflictError, File, Link, View
+from csi_oras.unpack.ahead import ahead
 from csi_oras.unpack.decompress import OutputLimits, decompressed
 from csi_oras.unpack.tar import Member, MemberKind, members
 
@@ -95,7 +96,7 @@ class Extractor:
         seen = self._members
         with open_blob() as source:
             chunks = decompressed(source, archive.compression, archive.blob.size, limits, subject)
-            for item in members(_hashed(chunks, hasher) if hasher else chunks, subject):
+            for item in members(ahead(_hashed(chunks, hasher) if hasher else chunks), subject):
                 seen += 1
                 if seen > self._limits.members:
                     raise LimitExceededError(
