@@ -133,9 +133,8 @@ class _Headers:
             raise self._refused(f"the member {self._place} {error}") from None
 
     def _check_end(self) -> None:
-        """Let one block of zeros be enough at the very end, as GNU tar does."""
-        block = self._stream.take(BLOCK_BYTES)
-        if block and block != _END:
+        """Let less than the second block of zeros be enough at the very end, as GNU tar does."""
+        if any(self._stream.take(BLOCK_BYTES)):
             raise self._refused(f"a lone block of zeros is {self._place}")
 
     def _no_header(self) -> HostileContentError:
