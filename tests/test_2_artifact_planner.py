@@ -133,7 +133,7 @@ def test_collision_is_no_longer_one_when_one_of_the_two_is_not_selected() -> Non
 
 def test_one_blob_of_two_sizes_is_refused_wherever_it_is() -> None:
     lying = Layer(content=b"alpha", title="b", claims={"size": 10**12})
-    with pytest.raises(HostileContentError, match=r"layer 1 .* has 1000000000000 bytes here and 5 in another layer"):
+    with pytest.raises(HostileContentError, match=r"layer 1 .* has 1000000000000 bytes here and 5 in another place"):
         planned([Layer(content=b"alpha", title="a"), lying], include=globs("a"))
 
 

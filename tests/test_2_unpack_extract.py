@@ -237,6 +237,14 @@ def test_members_must_be_where_the_layer_is_named_for() -> None:
     assert "named for" in refused(tar(reg("data-evil/x")), prefix=Name.parse("data")).message
 
 
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_special_file_is_refused_unless_it_is_left_out(kind: bytes) -> None:
+    data = tar(reg("a"), ("dev/x", {"type": kind}))
+    assert 'member "dev/x" is a ' in refused(data).message
+    assert 'member "dev/x" is a ' in refused(data, is_image_layer=True).message
+    assert extracted(data, selection=Selection(exclude=(Glob.parse("dev"),))) == {"a": b"x"}
+
+
 def test_links_are_passed_over_where_the_kind_does_so() -> None:
     assert extracted(tar(sym("l", "/etc"), reg("f"), hard("h", "f")), skips_links=True) == {"f": b"x"}
 

@@ -100,12 +100,15 @@ def _refusal(item: PlanEntry | PlanArchive, selection: Selection) -> str:
 
 def _refuse_two_sizes(manifest: Manifest, subject: str) -> None:
     """One blob has one size: a fetch checks one descriptor of it, and the others would be believed unseen."""
-    sizes = {layer.digest: layer.size for layer in reversed(manifest.layers)}
-    for number, layer in enumerate(manifest.layers):
-        if sizes[layer.digest] != layer.size:
+    sizes = {blob.digest: blob.size for blob in (manifest.config, *reversed(manifest.layers))}
+    for where, blob in (
+        ("config", manifest.config),
+        *((f"layer {n}", layer) for n, layer in enumerate(manifest.layers)),
+    ):
+        if sizes[blob.digest] != blob.size:
             raise HostileContentError(
-                f"{subject}, layer {number} ({layer.digest.short})",
-                f"has {layer.size} bytes here and {sizes[layer.digest]} in another layer",
+                f"{subject}, {where} ({blob.digest.short})",
+                f"has {blob.size} bytes here and {sizes[blob.digest]} in another place",
                 "push the artifact again",
             )
 

@@ -140,6 +140,9 @@ class Extractor:
                 layer.view.add_directory(name)
         elif member.kind is MemberKind.FILE:
             self._take_file(layer, name, member, content, selected=selected, wanted=selected or name in linked)
+        elif member.kind is MemberKind.SPECIAL:
+            if selected:
+                raise UnsafeNameError(f"is {member.target}")
         elif selected and not archive.skips_links:
             layer.view.add(name, self._link(layer, archive, member, name))
 

@@ -33,13 +33,15 @@ class MemberKind(StrEnum):
     DIRECTORY = "directory"
     SYMLINK = "symbolic link"
     HARDLINK = "hard link"
+    SPECIAL = "special file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """A member as its headers have it: the name unchecked, with any slash at its end; a size for files only.
 
-    `target` is what a link leads to: a path for a symbolic link, an earlier member's name for a hard one.
+    `target` is what a link leads to: a path for a symbolic link, an earlier member's name for a hard one. Of a special
+    file, which nobody may make, it is what kind of one it is.
     """
 
     name: str
@@ -56,11 +58,12 @@ _KINDS = {
     b"1": MemberKind.HARDLINK,
     b"2": MemberKind.SYMLINK,
     b"5": MemberKind.DIRECTORY,
+    b"3": MemberKind.SPECIAL,
+    b"4": MemberKind.SPECIAL,
+    b"6": MemberKind.SPECIAL,
 }
+_SPECIAL = {b"3": "a character device", b"4": "a block device", b"6": "a FIFO"}
 _REFUSED = {
-    b"3": "a character device",
-    b"4": "a block device",
-    b"6": "a FIFO",
     b"D": "a GNU directory dump",
     b"M": "the rest of a file in another volume",
     b"V": "a volume label",
@@ -76,7 +79,7 @@ def members(chunks: Iterator[bytes], subject: str) -> Iterator[tuple[Member, Ite
     `chunks` are read to their end, beyond the end of the archive, unless the caller stops before.
 
     Raises:
-        HostileContentError: it is no tar, is cut short, or holds what no honest tool writes, such as a device.
+        HostileContentError: it is no tar, is cut short, or holds what no honest tool writes.
         UnsupportedContentError: a member is sparse.
 
     """
@@ -190,7 +193,7 @@ class _Headers:
             kind=kind,
             mode=found.mode & _MODE_BITS,
             size=size if kind is MemberKind.FILE else 0,  # Go: whatever a link says, no content follows
-            target=target if kind in _LINKS else "",
+            target=target if kind in _LINKS else _SPECIAL.get(found.kind, ""),
         )
 
     def _name(self, by_pax: bytes | None, by_gnu: bytes | None, field: bytes) -> str:
