@@ -13,9 +13,11 @@ from pathlib import Path
 
 from benchmarks import machine, report
 from benchmarks.cold import many_files, one_blob
+from benchmarks.disk import versions_directory, versions_image, versions_layers
 from benchmarks.figures import Row
 from benchmarks.herd import herd
-from benchmarks.memory import memory
+from benchmarks.memory import memory, unpack_memory
+from benchmarks.unpack import unpack_directory, unpack_image
 from benchmarks.warm import warm_publish
 from benchmarks.workbench import SMALL, Scale, Workbench, workbench
 
@@ -25,6 +27,12 @@ _ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "warm": warm_publish,
     "herd": herd,
     "memory": memory,
+    "unpack-image": unpack_image,
+    "unpack-directory": unpack_directory,
+    "unpack-memory": unpack_memory,
+    "versions-directory": versions_directory,
+    "versions-image": versions_image,
+    "versions-layers": versions_layers,
 }
 _OWN_NAMESPACE = "CSI_ORAS_BENCH_NAMESPACE"
 

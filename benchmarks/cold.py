@@ -15,7 +15,7 @@ def one_blob(bench: Workbench, peers: set[str], runs: int) -> Row:
     row = Row(name="one-blob", work=f"cold pull, one blob of {artifact.size >> 20} MiB, loopback")
     contenders = [*_ours(artifact), *_peers(artifact, peers), *_one_blob_peers(artifact, peers)]
     row.figures = interleaved(bench, contenders, runs)
-    row.goals = [goal for ours in _figures(row, Kind.OURS) for goal in _one_blob_goals(row, ours)]
+    row.goals = [goal for ours in row.of(Kind.OURS) for goal in _one_blob_goals(row, ours)]
     return row
 
 
@@ -27,7 +27,7 @@ def many_files(bench: Workbench, peers: set[str], runs: int) -> Row:
     contenders = [*_ours(artifact), *_peers(artifact, peers), *_many_files_peers(artifact, peers)]
     row.figures = interleaved(bench, contenders, runs)
     row.goals = [
-        goal for ours in _figures(row, Kind.OURS) for goal in _faster_than_best(row, ours, 1, "no slower than the best")
+        goal for ours in row.of(Kind.OURS) for goal in row.against_best_peer(ours, 1, "no slower than the best")
     ]
     return row
 
@@ -97,23 +97,11 @@ def _many_files_peers(artifact: Artifact, present: set[str]) -> list[Contender]:
     return contenders
 
 
-def _figures(row: Row, kind: Kind) -> list[Figure]:
-    return [figure for figure in row.figures if figure.kind is kind]
-
-
 def _one_blob_goals(row: Row, ours: Figure) -> list[Goal]:
-    goals = _faster_than_best(row, ours, 1.25, "at least 1.25 times as fast as the best peer")
+    goals = row.against_best_peer(ours, 1.25, "at least 1.25 times as fast as the best peer")
     limit = next((figure for figure in row.figures if figure.who == "curl, sync"), None)
     if limit:
         ratio, _, _ = paired_ratio(ours, limit)
         text = f"{ours.who}: within 1.15 of curl that writes and syncs"
         goals.append(Goal(text=text, measured=f"{ratio:.2f}", reached=ratio <= 1.15))
     return goals
-
-
-def _faster_than_best(row: Row, ours: Figure, factor: float, text: str) -> list[Goal]:
-    best = row.best_peer(ours)
-    if best is None:
-        return []
-    ratio, _, _ = paired_ratio(best, ours)
-    return [Goal(text=f"{ours.who}: {text}", measured=f"{ratio:.2f} ({best.who})", reached=ratio >= factor)]

@@ -59,10 +59,21 @@ class Row:
         """The figure that others are compared with."""
         return next(figure for figure in self.figures if figure.kind is Kind.OURS)
 
+    def of(self, kind: Kind) -> list[Figure]:
+        """Return the figures of a kind."""
+        return [figure for figure in self.figures if figure.kind is kind]
+
     def best_peer(self, ours: Figure) -> Figure | None:
         """Return the peer that is nearest to `ours`, or ahead of it by most, by the medians of the pairs."""
-        peers = [figure for figure in self.figures if figure.kind is Kind.PEER]
-        return min(peers, key=lambda peer: paired_ratio(peer, ours)[0], default=None)
+        return min(self.of(Kind.PEER), key=lambda peer: paired_ratio(peer, ours)[0], default=None)
+
+    def against_best_peer(self, ours: Figure, factor: float, text: str) -> list[Goal]:
+        """Return the goal to be `factor` times as fast as the best peer, if there is any peer."""
+        best = self.best_peer(ours)
+        if best is None:
+            return []
+        ratio, _, _ = paired_ratio(best, ours)
+        return [Goal(text=f"{ours.who}: {text}", measured=f"{ratio:.2f} ({best.who})", reached=ratio >= factor)]
 
 
 def paired_ratio(figure: Figure, base: Figure) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ PEERS = {
     "oras": ["oras", "version"],
     "crane": ["crane", "version"],
     "skopeo": ["skopeo", "--version"],
+    "umoci": ["umoci", "--version"],
     "hostpathplugin": ["hostpathplugin", "--version"],
     "curl": ["curl", "--version"],
 }

@@ -1,4 +1,4 @@
-"""Resident memory of the driver while it pulls 8 GiB."""
+"""Resident memory of the driver while it pulls 8 GiB, and while it unpacks an image."""
 
 import re
 import threading
@@ -7,7 +7,7 @@ from typing import Self
 
 from benchmarks.contenders import publish
 from benchmarks.figures import Figure, Goal, Kind, Row
-from benchmarks.workbench import Workbench
+from benchmarks.workbench import Artifact, Workbench, in_layers
 from tests.support.driver import Driver
 
 _SAMPLE_SECONDS = 0.05
@@ -17,7 +17,19 @@ _MOST_MIB = 120
 def memory(bench: Workbench, _peers: set[str], _runs: int) -> Row:
     """Pull everything there is, with all blobs at once, and watch the driver."""
     artifact = bench.large(bench.scale.blobs)
-    row = Row(name="memory", work=f"resident memory, pull of {artifact.size >> 20} MiB in {bench.scale.blobs} blobs")
+    work = f"resident memory, pull of {artifact.size >> 20} MiB in {bench.scale.blobs} blobs"
+    return _watched(bench, artifact, Row(name="memory", work=work))
+
+
+def unpack_memory(bench: Workbench, _peers: set[str], _runs: int) -> Row:
+    """Pull and unpack an image, and watch the driver."""
+    files = bench.samples()
+    artifact = bench.image("image", in_layers(files))
+    work = f"resident memory, unpacking an image of {len(files)} files, {artifact.unpacked >> 20} MiB"
+    return _watched(bench, artifact, Row(name="unpack-memory", work=work))
+
+
+def _watched(bench: Workbench, artifact: Artifact, row: Row) -> Row:
     with bench.fresh() as place, Driver(place) as driver:
         process = driver.process
         if process is None:
@@ -30,7 +42,7 @@ def memory(bench: Workbench, _peers: set[str], _runs: int) -> Row:
         driver.unpublish(target)
     row.figures = [
         _figure("most (VmHWM)", [most]),
-        _figure("during the pull (VmRSS)", watch.samples or [most]),
+        _figure("meanwhile (VmRSS)", watch.samples or [most]),
         _figure("idle before", [idle]),
     ]
     row.goals = [Goal(text=f"under {_MOST_MIB} MiB", measured=f"{most:.0f} MiB", reached=most < _MOST_MIB)]

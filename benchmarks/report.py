@@ -23,7 +23,8 @@ CONDITIONS = (
     "In each round everybody runs once, in turn, beginning with another one each time; a first round warms caches and "
     "is not counted. Before each run the target is empty and everything is synced; no cache is dropped, so the "
     "registry reads from memory for everybody. Ratios are medians of the pairs of a round: above 1 the contender is "
-    "slower than the first line of its work. Our fsync is counted, peers do none; a limit is no peer, it does less."
+    "slower, or takes more, than the first line of its work. Our fsync is counted, peers do none; a limit is no peer, "
+    "it does less."
 )
 
 

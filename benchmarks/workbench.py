@@ -5,21 +5,29 @@ Everything lies below one directory, which goes with the workbench.
 
 import hashlib
 import http.client
+import itertools
+import json
 import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.archives import Packed, pack
+from benchmarks.content import Sample, samples
 from csi_oras.demo.distribution import Distribution
 from tests.support.artifacts import Layer, Pusher, manifest
 
 _BLOCK_BYTES = 4 << 20
 _REPOSITORY = "bench"
+_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+_PACKED_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+_LAYER_SHARES = (0.4, 0.3, 0.15, 0.1, 0.05)
+"""An image's layers: a large one at the bottom, a small one on top."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +42,11 @@ class Scale:
     pods: int = 100
     herd_blobs: int = 4
     herd_blob_bytes: int = 256 << 20
+    image_files: int = 20_000
+    image_bytes: int = 1 << 30
+    versions: int = 5
+    version_files: int = 5000
+    version_bytes: int = 256 << 20
     warm_up: bool = True
 
 
@@ -46,17 +59,28 @@ SMALL = Scale(
     pods=5,
     herd_blobs=2,
     herd_blob_bytes=1 << 20,
+    image_files=60,
+    image_bytes=1 << 20,
+    versions=2,
+    version_files=40,
+    version_bytes=1 << 20,
     warm_up=False,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """An artifact in the registry: its reference, its blobs' digests, and their bytes in all."""
+    """An artifact in the registry: its reference, its blobs' digests, their bytes in all, and what archives hold."""
 
     reference: str
     digests: tuple[str, ...]
     size: int
+    unpacked: int = 0
+
+    @property
+    def kept(self) -> int:
+        """What whoever pulls and unpacks it has, if he keeps the archives."""
+        return self.size + self.unpacked
 
 
 class Workbench:
@@ -69,6 +93,7 @@ class Workbench:
         self._pusher = Pusher(registry.address)
         self._pusher.blob(_REPOSITORY, b"{}")
         self._large: list[Layer] = []
+        self._packed: dict[tuple[str, tuple[Sample, ...]], tuple[Layer, str]] = {}
 
     @contextmanager
     def fresh(self) -> Iterator[Path]:
@@ -105,30 +130,87 @@ class Workbench:
         layers = [self._upload(number, self.scale.herd_blob_bytes, f"herd-{number}.bin") for number in sizes]
         return self._artifact("herd", layers)
 
-    def _artifact(self, tag: str, layers: list[Layer]) -> Artifact:
+    def samples(self) -> list[Sample]:
+        """Return the files of the image that is unpacked."""
+        return samples(self.scale.image_files, self.scale.image_bytes)
+
+    def image(self, tag: str, layers: Sequence[Sequence[Sample]]) -> Artifact:
+        """Return a container image; images share layers."""
+        packed = [self._pack(layer) for layer in layers]
+        rootfs = {"type": "layers", "diff_ids": [content for _, content in packed]}
+        document = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
+        config = Layer(content=json.dumps(document).encode(), media_type=_CONFIG_TYPE)
+        self._pusher.blob(_REPOSITORY, config.content)
+        return self._artifact(tag, [layer for layer, _ in packed], config, unpacked=_bytes_of(*layers))
+
+    def directory_artifact(self, tag: str, files: Sequence[Sample]) -> Artifact:
+        """Return what `oras push` makes of a directory."""
+        layer, _ = self._pack(files, directory="files")
+        return self._artifact(tag, [layer], unpacked=_bytes_of(files))
+
+    def _artifact(self, tag: str, layers: list[Layer], config: Layer | None = None, unpacked: int = 0) -> Artifact:
         descriptors = [layer.descriptor() for layer in layers]
-        self._pusher.manifest(_REPOSITORY, tag, manifest(layers))
+        self._pusher.manifest(_REPOSITORY, tag, manifest(layers, config))
         return Artifact(
             reference=f"{self.registry.address}/{_REPOSITORY}:{tag}",
             digests=tuple(descriptor["digest"] for descriptor in descriptors),
             size=sum(descriptor["size"] for descriptor in descriptors),
+            unpacked=unpacked,
         )
 
+    def _pack(self, files: Sequence[Sample], directory: str = "") -> tuple[Layer, str]:
+        """Upload files as an archive, once, and return the layer with the digest of its tar."""
+        key = directory, tuple(files)
+        if key not in self._packed:
+            packed = pack(files, self.directory / "archive", directory)
+            digest = self._send(packed.blocks(), packed.size)
+            packed.path.unlink()
+            self._packed[key] = _packed_layer(packed, digest, directory), packed.content
+        return self._packed[key]
+
     def _upload(self, number: int, size: int, title: str) -> Layer:
-        """Upload a blob that is made while it is sent, so that none is ever in memory."""
+        digest = self._send(_content(number, size), size)
+        return Layer(content=b"", title=title, claims={"digest": digest, "size": size})
+
+    def _send(self, blocks: Iterable[bytes], size: int) -> str:
+        """Upload a blob that is made while it is sent, so that none is ever in memory; return its digest."""
         hasher = hashlib.sha256()
         connection = http.client.HTTPConnection(self.registry.address, timeout=600)
         try:
             place = _ask(connection, "POST", f"/v2/{_REPOSITORY}/blobs/uploads/", {"Content-Length": "0"})
             headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-            connection.request("PATCH", place, body=_hashed(_content(number, size), hasher), headers=headers)
+            connection.request("PATCH", place, body=_hashed(blocks, hasher), headers=headers)
             place = _location(connection)
             joint = "&" if "?" in place else "?"
             digest = f"sha256:{hasher.hexdigest()}"
             _ask(connection, "PUT", f"{place}{joint}digest={digest}", {"Content-Length": "0"})
         finally:
             connection.close()
-        return Layer(content=b"", title=title, claims={"digest": digest, "size": size})
+        return digest
+
+
+def _packed_layer(packed: Packed, digest: str, directory: str) -> Layer:
+    """Return a layer of an image, or with a directory what ORAS takes for one."""
+    claims = {"digest": digest, "size": packed.size}
+    annotations = {"io.deis.oras.content.digest": packed.content, "io.deis.oras.content.unpack": "true"}
+    return Layer(
+        content=b"",
+        title=directory or None,
+        media_type=_PACKED_TYPE,
+        annotations=annotations if directory else {},
+        claims=claims,
+    )
+
+
+def in_layers(files: Sequence[Sample]) -> list[list[Sample]]:
+    """Share files of every size out among the layers of an image."""
+    bounds = [round(sum(_LAYER_SHARES[:number]) * 100) for number in range(len(_LAYER_SHARES) + 1)]
+    places = {sample: sample.number * 37 % 100 for sample in files}  # 37 and 100 have no factor in common
+    return [[sample for sample in files if low <= places[sample] < high] for low, high in itertools.pairwise(bounds)]
+
+
+def _bytes_of(*layers: Sequence[Sample]) -> int:
+    return sum(sample.size for layer in layers for sample in layer)
 
 
 def _content(number: int, size: int) -> Iterator[bytes]:
@@ -139,7 +221,7 @@ def _content(number: int, size: int) -> Iterator[bytes]:
         yield bytes(block[: size - position])
 
 
-def _hashed(blocks: Iterator[bytes], hasher: "hashlib._Hash") -> Iterator[bytes]:
+def _hashed(blocks: Iterable[bytes], hasher: "hashlib._Hash") -> Iterator[bytes]:
     for block in blocks:
         hasher.update(block)
         yield block

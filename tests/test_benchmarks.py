@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from benchmarks.archives import pack
+from benchmarks.content import samples, versions
+from benchmarks.disk import usage_of
 from benchmarks.figures import Figure, Kind, Row, paired_ratio
 
 _ROOT = Path(__file__).parent.parent
@@ -54,6 +58,45 @@ def test_best_peer_is_no_limit_and_none_of_ours() -> None:
     assert best.who == "fast"
 
 
+def test_samples_have_the_size_that_is_asked_for_and_names_of_their_own() -> None:
+    files = samples(2000, 100 << 20)
+    assert sum(sample.size for sample in files) == pytest.approx(100 << 20, rel=0.01)
+    assert (files[0].size, files[-1].size > 1 << 20, len({sample.name for sample in files})) == (200, True, 2000)
+    assert [len(sample.content()) for sample in files[::100]] == [sample.size for sample in files[::100]]
+
+
+def test_version_changes_a_tenth_of_files_and_bytes() -> None:
+    first, second, third = versions(samples(5000, 256 << 20), 3)
+    for before, after in ((first, second), (second, third)):
+        pairs = list(zip(before, after, strict=True))
+        changed = [new for old, new in pairs if old != new]
+        assert len(changed) == 500
+        assert sum(sample.size for sample in changed) == pytest.approx((256 << 20) / 10, rel=0.05)
+        assert all(old.name == new.name for old, new in pairs)
+        assert all((old == new) is (old.content() == new.content()) for old, new in pairs[:1000])
+
+
+def test_archive_holds_the_samples_and_is_the_same_again(tmp_path: Path) -> None:
+    files = samples(50, 1 << 20)
+    one, other = (pack(files, tmp_path / name, directory="top") for name in ("one", "other"))
+    assert one.path.read_bytes() == other.path.read_bytes()
+    with tarfile.open(one.path) as archive:
+        held = {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}  # type: ignore[union-attr]
+    assert held == {f"top/{sample.name}": sample.content() for sample in files}
+
+
+def test_usage_counts_an_inode_once_where_it_is_found_first(tmp_path: Path) -> None:
+    for part in ("blobs", "objects", "trees"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "blobs/blob").write_bytes(os.urandom(2 << 20))
+    (tmp_path / "trees/name").hardlink_to(tmp_path / "blobs/blob")
+    os.sync()
+    usage = usage_of(tmp_path)
+    assert usage["blobs"] == pytest.approx(2, abs=0.1)
+    assert usage["whole"] == pytest.approx(2, abs=0.1)
+    assert usage["trees"] < 0.1
+
+
 @pytest.mark.needs("root", "registry")
 def test_small_run_measures_every_row_and_leaves_nothing(tmp_path: Path, short_path: Path) -> None:
     document, room = tmp_path / "figures.json", short_path
@@ -61,7 +104,10 @@ def test_small_run_measures_every_row_and_leaves_nothing(tmp_path: Path, short_p
     ran = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     rows = {row["name"]: row for row in json.loads(document.read_text())["rows"]}
-    assert list(rows) == ["one-blob", "many-files", "warm", "herd", "memory"]
+    assert list(rows) == [
+        "one-blob", "many-files", "warm", "herd", "memory", "unpack-image", "unpack-directory", "unpack-memory",
+        "versions-directory", "versions-image", "versions-layers",
+    ]  # fmt: skip
     for row in rows.values():
         assert row["work"] in ran.stdout
         assert all(sample > 0 for figure in row["figures"] for sample in figure["samples"])
