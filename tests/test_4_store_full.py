@@ -1,5 +1,6 @@
 """A store on a file system that is too small: refused at the start, and well again when there is room."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from csi_oras.demo.distribution import Distribution
 from csi_oras.errors import NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.reference import Reference
 from csi_oras.store.content import ContentStore
 from csi_oras.store.paths import StatePaths
 from tests.support.artifacts import Layer, Pusher
@@ -115,7 +117,7 @@ def test_what_is_left_of_a_pull_counts_as_room_for_it(
     layer = Layer(content=bytes(20 * _MIB), title="large")
     reference = pusher.artifact(repository, [layer])
     blob = Descriptor.of(layer.content, layer.media_type)
-    ingest = ContentStore(StatePaths.create(disk.directory)).ingest(blob)
+    ingest = ContentStore(StatePaths.create(disk.directory)).ingest(blob, Reference.parse(reference).repository)
     assert ingest is not None
     ingest.write(memoryview(layer.content)[: 16 * _MIB], 0)
     ingest.keep(0, 16 * _MIB)
@@ -147,5 +149,26 @@ def test_room_for_a_pull_under_way_is_kept_from_another(
     assert (slow / "file").stat().st_size == 14 * _MIB
     disk.grow("100m")
     cramped.publish(other, volume_id="other", reference=second)
+    for target, volume_id in ((slow, "slow"), (other, "other")):
+        cramped.unpublish(target, volume_id=volume_id)
+
+
+def test_room_for_a_blob_under_way_from_one_registry_is_kept_from_another_source_of_it(
+    cramped: Driver, registry: Distribution, pusher: Pusher, repository: str
+) -> None:
+    reference = pusher.artifact(repository, [Layer(content=os.urandom(14 * _MIB), title="file")])
+    slow, other = cramped.target("slow"), cramped.target("other")
+    with Gate(registry.address) as gate:
+        gate.hold_after(_MIB)
+        gated = reference.replace(registry.address, gate.address)
+        with refused(grpc.StatusCode.ABORTED, "pulling"):
+            cramped.publish(slow, volume_id="slow", timeout=3, reference=gated)
+        gate.wait_until_held()
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, reference, "other pulls"):  # it would be there twice
+            cramped.publish(other, volume_id="other", reference=reference)
+        gate.open()
+        cramped.publish(slow, volume_id="slow", reference=gated)
+    cramped.publish(other, volume_id="other", reference=reference)  # now there is nothing to fetch any more
+    assert (slow / "file").stat().st_ino == (other / "file").stat().st_ino
     for target, volume_id in ((slow, "slow"), (other, "other")):
         cramped.unpublish(target, volume_id=volume_id)

@@ -6,6 +6,7 @@ import pytest
 
 from csi_oras.errors import SizeMismatchError
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.reference import Repository
 from csi_oras.store.content import ContentStore
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths
@@ -151,3 +152,35 @@ def test_failed_put_lets_go_of_its_ingest(content: ContentStore) -> None:
     with ThreadPoolExecutor(1) as pool:  # would wait for ever for a lock that nobody holds any more
         pool.submit(content.put, _BLOB, b"0123456789").result(5)
     assert content.has(_BLOB)
+
+
+def test_ingests_of_two_sources_are_two_and_the_first_commit_stays(content: ContentStore, paths: StatePaths) -> None:
+    ingests = [content.ingest(_BLOB, Repository(registry=host, name="model")) for host in ("one.test", "two.test")]
+    for ingest in ingests:
+        assert ingest is not None
+        ingest.write(memoryview(b"0123456789"), 0)
+        ingest.keep(0, 10)
+    assert len(list(paths.ingests.iterdir())) == 4
+    inodes = []
+    for ingest in ingests:
+        assert ingest is not None
+        content.commit(ingest, _BLOB.digest)
+        inodes.append(content.path(_BLOB.digest).stat().st_ino)
+    assert inodes[0] == inodes[1]
+    assert list(paths.ingests.iterdir()) == []
+
+
+def test_ingest_of_a_source_is_found_again_by_that_source_only(content: ContentStore) -> None:
+    sources = [Repository(registry="one.test", name=name) for name in ("model", "other")]
+    ingest = content.ingest(_BLOB, sources[0])
+    assert ingest is not None
+    ingest.write(memoryview(b"0123"), 0)
+    ingest.keep(0, 4)
+    ingest.close()
+    covered = []
+    for source in sources:
+        ingest = content.ingest(_BLOB, source)
+        assert ingest is not None
+        covered.append(ingest.covered)
+        ingest.close()
+    assert covered == [4, 0]

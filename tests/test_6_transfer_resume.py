@@ -9,6 +9,9 @@ import grpc
 import pytest
 
 from csi_oras.demo.distribution import Distribution
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.reference import Reference
+from csi_oras.store.paths import StatePaths
 from tests.support.artifacts import Layer, Pusher, sha256
 from tests.support.calls import refused
 from tests.support.driver import Driver
@@ -26,8 +29,8 @@ def gate(registry: Distribution) -> Iterator[Gate]:
 
 def kept_bytes(driver: Driver, content: bytes) -> int:
     """How much of a blob the driver has written down as there."""
-    path = driver.state / "ingest" / f"{sha256(content).partition(':')[2]}.extents"
-    lines = path.read_text().splitlines() if path.exists() else []
+    paths = (driver.state / "ingest").glob(f"{sha256(content).partition(':')[2]}-*.extents")
+    lines = [line for path in paths for line in path.read_text().splitlines()]
     return sum(int(end) - int(start) for start, end in (line.split() for line in lines))
 
 
@@ -70,14 +73,15 @@ def test_bytes_that_a_crash_tore_are_found_out_and_fetched_again(
     pusher.artifact(repository, [Layer(content=content, title="model")])
     reference = f"{gate.address}/{repository}:v1"
     driver = Driver(short_path)
-    ingest = driver.state / "ingest" / sha256(content).partition(":")[2]
-    ingest.parent.mkdir(parents=True)
+    paths = StatePaths.create(driver.state)
+    ingest = paths.ingest(Digest.of(content), Reference.parse(reference).repository)
     ingest.write_bytes(content[: 8 * _MIB] + bytes(4 * _MIB))  # said to be there, but never reached the disk
     ingest.with_name(f"{ingest.name}.extents").write_text(f"0 {12 * _MIB}\n")
     with driver:
         target = driver.target()
         driver.publish(target, reference=reference)
         assert (target / "model").read_bytes() == content
+        assert gate.passed > 8 * _MIB + 20 * _MIB  # what was missing, and then all of it
         driver.unpublish(target)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from csi_oras.demo.distribution import Distribution
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.reference import Reference
 from csi_oras.store.content import ContentStore
 from csi_oras.store.paths import StatePaths
 from tests.support.access_log import AccessLog
@@ -196,7 +197,7 @@ def test_local_blob_is_shared_through_a_repository_that_has_it(
 def test_blob_that_another_fetches_just_now_is_no_way_in(
     fake: FakeRegistry, shared_driver: Driver, volume: Volume, other: Volume
 ) -> None:
-    """The thief joins the owner's pull while it runs, and still has to read the blob himself."""
+    """The thief asks while the owner's pull runs, and has to read the blob himself."""
     content, under_way, go_on = os.urandom(10_000), threading.Event(), threading.Event()
     with FakeRegistry() as owner:
         reference = owner.artifact("team/model", [Layer(content=content, title="x")])
@@ -261,21 +262,26 @@ def test_liar_that_is_asked_first_spoils_nobody_elses_pull(
 def test_bytes_that_a_killed_pull_left_are_no_way_in(
     short_path: Path, fake: FakeRegistry, pusher: Pusher, repository: str
 ) -> None:
-    """A complete ingest without its commit is another's download: whoever goes on from it proves his own access."""
+    """A complete ingest without its commit is another's download, perhaps with another credential.
+
+    Whoever goes on from it proves his own access.
+    """
     content = os.urandom(20 << 20)
     driver = Driver(short_path)
     blob = Descriptor.of(content, "application/octet-stream")
-    ingest = ContentStore(StatePaths.create(driver.state)).ingest(blob)
+    thief = Thief(fake, content)
+    source = Reference.parse(thief.reference).repository
+    ingest = ContentStore(StatePaths.create(driver.state)).ingest(blob, source)
     assert ingest is not None
     ingest.write(memoryview(content), 0)
     ingest.keep(0, len(content))
     ingest.close()
-    thief = Thief(fake, content)
     with driver:
         target = driver.target()
         with refused(grpc.StatusCode.NOT_FOUND, thief.reference.rpartition(":")[0]):
             driver.publish(target, reference=thief.reference)
         assert not target.exists()
+        assert list((driver.state / "ingest").iterdir()) == []  # he did go on from it
         honest = pusher.artifact(repository, [thief.layer])
         driver.publish(target, reference=honest)
         assert (target / "stolen").read_bytes() == content

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from csi_oras.errors import DigestMismatchError, SizeMismatchError, StoreBrokenError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
+from csi_oras.oci.reference import Repository
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
 
@@ -58,10 +59,10 @@ class ContentStore:
             unfinished = sum(entry.stat().st_blocks * _BLOCK for entry in os.scandir(self._paths.ingests))
         return StoreUsage(blobs=len(sizes), verified=sum(sizes), unfinished=unfinished)
 
-    def begun(self, blob: Descriptor) -> int:
-        """Bytes that the unfinished blob has taken of the file system already, at most its size."""
+    def begun(self, blob: Descriptor, source: Repository | None = None) -> int:
+        """Bytes that the unfinished blob from `source` has taken of the file system already, at most its size."""
         try:
-            return min(self._paths.ingest(blob.digest).stat().st_blocks * _BLOCK, blob.size)
+            return min(self._paths.ingest(blob.digest, source).stat().st_blocks * _BLOCK, blob.size)
         except FileNotFoundError:
             return 0
 
@@ -94,14 +95,14 @@ class ContentStore:
         hasher.update(content)
         return content if hasher.hexdigest() == digest.encoded else None
 
-    def ingest(self, blob: Descriptor) -> Ingest | None:
-        """Open the ingest of a blob, or return None where the blob is there by now.
+    def ingest(self, blob: Descriptor, source: Repository | None = None) -> Ingest | None:
+        """Open the ingest of a blob from `source`, or return None where the blob is there by now.
 
         Raises:
             NoSpaceError: the disk is full.
             StoreBrokenError: the store fails.
         """
-        return Ingest.open(self._paths, blob, lambda: self.has(blob))
+        return Ingest.open(self._paths, blob, lambda: self.has(blob), source)
 
     def put(self, blob: Descriptor, content: bytes) -> None:
         """Store a small blob that is at hand.
@@ -203,7 +204,10 @@ class ContentStore:
                 os.fsync(ingest.descriptor)
             for ingest in ingests:
                 target = self.path(ingest.blob.digest)
-                ingest.path.rename(target)
+                if self.has(ingest.blob):  # another source was first, and what is there is never replaced
+                    ingest.path.unlink()
+                else:
+                    ingest.path.rename(target)
                 ingest.forget_extents()
                 directories.add(target.parent)
             for directory in directories:

@@ -1,7 +1,8 @@
 """Ingests: blobs in the making, invisible until they are committed, and resumed after a crash.
 
-An ingest belongs to one process at a time, by a lock on its file. Its extents say what is there; they are a
-hint only, since the digest over the whole decides in the end.
+Each source of a blob has an ingest of its own, so that a slow or hostile one holds up nobody else's. It belongs to
+one writer at a time, by a lock on its file, also among processes. Its extents say what is there; they are a hint
+only, since the digest over the whole decides in the end.
 """
 
 import fcntl
@@ -16,6 +17,7 @@ from typing import Self
 
 from csi_oras.errors import SizeMismatchError
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.reference import Repository
 from csi_oras.store.extents import Extents
 from csi_oras.store.paths import StatePaths, store_errors
 
@@ -34,16 +36,18 @@ class Ingest:
         self._grown = threading.Condition()
 
     @classmethod
-    def open(cls, paths: StatePaths, blob: Descriptor, is_there: Callable[[], bool]) -> Self | None:
+    def open(
+        cls, paths: StatePaths, blob: Descriptor, is_there: Callable[[], bool], source: Repository | None = None
+    ) -> Self | None:
         """Open the ingest of `blob` and go on from what it has, or return None once `is_there` says it is done.
 
-        Waits while another process works on it.
+        Waits while another process, or another credential, works on the blob of the same `source`.
 
         Raises:
             NoSpaceError: the disk is full.
             StoreBrokenError: the store fails.
         """
-        path = paths.ingest(blob.digest)
+        path = paths.ingest(blob.digest, source)
         while not is_there():
             with store_errors(f"ingest of {blob.digest}"):
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

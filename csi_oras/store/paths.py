@@ -4,6 +4,7 @@ Only digests become path components; no text from outside ever does.
 """
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Self
 
 from csi_oras.errors import NoSpaceError, StoreBrokenError
 from csi_oras.oci.digest import Digest
+from csi_oras.oci.reference import Repository
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -82,9 +84,10 @@ class StatePaths:
         """Where a file with this content and mode is; a text, for an image has many of them."""
         return f"{self.root}/objects/{digest.algorithm}/{digest.encoded}-{mode:04o}"
 
-    def ingest(self, digest: Digest) -> Path:
-        """Where the bytes of an unfinished blob are; its extents are beside it."""
-        return Path(f"{self.root}/ingest/{digest.encoded}")
+    def ingest(self, digest: Digest, source: Repository | None = None) -> Path:
+        """Where the bytes of an unfinished blob are that come from `source`; its extents are beside it."""
+        suffix = f"-{hashlib.sha256(str(source).encode()).hexdigest()[:32]}" if source else ""
+        return Path(f"{self.root}/ingest/{digest.encoded}{suffix}")
 
     def tree(self, plan: Digest) -> Path:
         """Where a plan is laid out."""

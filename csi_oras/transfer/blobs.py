@@ -1,9 +1,14 @@
-"""Blobs into the store: one job per blob, whoever asks and however many."""
+"""Blobs into the store: one job per blob of a repository and a credential, however many ask.
+
+Nobody waits for a source that he did not name: whoever asks another repository for the same blob fetches it by
+himself, and the first to have all of it ends the fetching of the others.
+"""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from csi_oras.errors import UnacceptableError
@@ -17,6 +22,9 @@ from csi_oras.telemetry.progress import Counter
 from csi_oras.transfer.proof import prove
 from csi_oras.transfer.ranges import Pieces, RangesIgnoredError, fetch_ranges, fetch_stream
 
+_LOOK_SECONDS = 0.5
+"""How often a job looks whether another source was faster."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parallelism:
@@ -29,20 +37,18 @@ class Parallelism:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobJob:
-    """A blob that is being fetched through `client` for whoever wants it.
+    """A blob that is being fetched for all who want it from one repository with one credential.
 
-    `done` says whether every byte came through that client: not where another process was first, nor where a
+    `done` says whether every byte came that way, which proves access: not where another was first, nor where a
     crash had left some.
     """
 
-    client: RepositoryClient
     counter: Counter
     done: Future[bool]
 
-    def was_read_by(self, client: RepositoryClient) -> bool:
-        """Say whether the job has ended as a proof that `client` may read the blob."""
-        same = (client.repository, client.credential) == (self.client.repository, self.client.credential)
-        return same and self.done.done() and not self.done.exception() and self.done.result()
+
+class _OvertakenError(Exception):
+    """The blob has come from elsewhere in the meantime."""
 
 
 class _Pools:
@@ -67,23 +73,23 @@ class BlobFetcher:
         self._content = content
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._jobs: dict[Digest, BlobJob] = {}
+        self._jobs: dict[Hashable, BlobJob] = {}
         self._pools = _Pools(parallelism)
 
-    def join(self, client: RepositoryClient, blob: Descriptor) -> tuple[BlobJob, bool]:
-        """Return the job that fetches `blob`, and whether it was started now, through `client`."""
+    def join(self, client: RepositoryClient, blob: Descriptor) -> BlobJob:
+        """Return the job that fetches `blob` from the repository of `client` with its credential."""
+        # the size, too: of two manifests of a repository, one may be wrong about it
+        key = (client.repository, client.credential, blob.digest, blob.size)
         with self._lock:
-            job = self._jobs.get(blob.digest)
+            job = self._jobs.get(key)
             if job is not None:
-                return job, False
-            job = self._jobs[blob.digest] = BlobJob(client=client, counter=Counter(blob.size), done=Future())
-        job.done.add_done_callback(lambda _: self._forget(blob.digest))
+                return job
+            job = self._jobs[key] = BlobJob(counter=Counter(blob.size), done=Future())
+        job.done.add_done_callback(lambda _: self._forget(key))
         pools = self._pools
-        if blob.size <= pools.parallelism.range_bytes:
-            pools.small.submit(_settle, job.done, lambda: self._fetch_small(client, blob, job.counter))
-        else:
-            pools.large.submit(_settle, job.done, lambda: self._fetch_large(client, blob, job.counter, pools))
-        return job, True
+        pool = pools.small if blob.size <= pools.parallelism.range_bytes else pools.large
+        pool.submit(_settle, job.done, lambda: self._fetch(client, blob, job.counter, pools))
+        return job
 
     def prove_all(self, client: RepositoryClient, blobs: Sequence[Descriptor]) -> None:
         """Prove that `client` may read blobs which are here through others.
@@ -104,28 +110,32 @@ class BlobFetcher:
         """Begin nothing more."""
         self._pools.close()
 
-    def _forget(self, digest: Digest) -> None:
+    def _forget(self, key: Hashable) -> None:
         with self._lock:
-            self._jobs.pop(digest, None)
+            self._jobs.pop(key, None)
 
-    def _fetch_small(self, client: RepositoryClient, blob: Descriptor, counter: Counter) -> Future[None] | bool:
-        ingest = self._content.ingest(blob)
-        if ingest is None:
-            counter.finish()
-            return False
+    def _fetch(
+        self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools"
+    ) -> Future[None] | bool:
+        ingest = self._content.ingest(blob, client.repository)
+        if ingest:
+            with suppress(_OvertakenError):
+                if blob.size <= pools.parallelism.range_bytes:
+                    return self._fetch_small(client, ingest, counter)
+                return self._fetch_large(client, ingest, counter, pools)
+        counter.finish()
+        return False
+
+    def _fetch_small(self, client: RepositoryClient, ingest: Ingest, counter: Counter) -> Future[None]:
         with _abandoned_on_error(ingest):
             digest = self._stream(client, ingest, counter)
         return self._content.commit_in_group(ingest, digest)
 
-    def _fetch_large(self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools") -> bool:
-        ingest = self._content.ingest(blob)
-        if ingest is None:
-            counter.finish()
-            return False
+    def _fetch_large(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> bool:
         with _abandoned_on_error(ingest):
             resumed = bool(ingest.covered)
             digest = self._ranged(client, ingest, counter, pools)
-            if digest != blob.digest and resumed:  # what a crash left behind was not what it seemed
+            if digest != ingest.blob.digest and resumed:  # what a crash left behind was not what it seemed
                 ingest.discard()
                 digest = self._ranged(client, ingest, counter, pools)
                 resumed = False
@@ -136,31 +146,38 @@ class BlobFetcher:
         counter.resume(ingest.covered)
         pieces = Pieces(ingest.missing, size=pools.parallelism.range_bytes, parallel=pools.parallelism.ranges)
         try:
-            return fetch_ranges(client, ingest, self._advance(counter), pools.ranges, pieces)
+            return fetch_ranges(client, ingest, self._advance(ingest.blob, counter), pools.ranges, pieces)
         except RangesIgnoredError:
             return self._stream(client, ingest, counter)
 
     def _stream(self, client: RepositoryClient, ingest: Ingest, counter: Counter) -> Digest:
         def attempt() -> Digest:
             counter.resume(0)
-            return fetch_stream(client, ingest, self._advance(counter))
+            return fetch_stream(client, ingest, self._advance(ingest.blob, counter))
 
         return retried(attempt)
 
-    def _advance(self, counter: Counter) -> Callable[[int], None]:
+    def _advance(self, blob: Descriptor, counter: Counter) -> Callable[[int], None]:
+        look, overtaken = 0.0, False
+
         def advance(count: int) -> None:
+            nonlocal look, overtaken
             counter.advance(count)
             self._metrics.pull_bytes.inc(count)
+            if time.monotonic() > look:
+                look, overtaken = time.monotonic() + _LOOK_SECONDS, self._content.has(blob)
+            if overtaken:  # for each of the threads that fetch ranges
+                raise _OvertakenError
 
         return advance
 
 
 @contextmanager
 def _abandoned_on_error(ingest: Ingest) -> Iterator[None]:
-    """Keep the bytes of what could not be got for the next attempt, and nothing of what was wrong."""
+    """Keep the bytes of what could not be got for the next attempt, and nothing of what was wrong or is too late."""
     try:
         yield
-    except UnacceptableError:
+    except (UnacceptableError, _OvertakenError):
         ingest.remove()
         raise
     except BaseException:

@@ -2,23 +2,25 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
 
 from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan
+from csi_oras.oci.reference import Repository
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import Grants
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter, Progress, human_size
-from csi_oras.transfer.blobs import BlobFetcher, BlobJob
+from csi_oras.transfer.blobs import BlobFetcher
 
-_ATTEMPTS = 3
 _MARGIN_BYTES = 16 << 20
 """What a file system keeps free beside the blobs, for the database and for directories."""
+
+_Reservation = tuple[Repository, Sequence[Descriptor]]
 
 
 class Gatherer:
@@ -30,7 +32,7 @@ class Gatherer:
         self._blobs = blobs
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._reservations: list[Sequence[Descriptor]] = []
+        self._reservations: list[_Reservation] = []
 
     def gather(self, client: RepositoryClient, plan: Plan, credential: str, progress: Progress, subject: str) -> None:
         """Return when every blob of `plan` is in the store and this credential has been seen to read it.
@@ -42,7 +44,7 @@ class Gatherer:
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan.blobs, absent, progress)
         layers = {digest: f"{subject}, {place}" for digest, place in plan.places.items()}
-        with self._reserved(absent, subject):
+        with self._reserved((client.repository, absent), subject):
             read = self._fetch_all(client, absent, progress, layers)
         unproven = [
             blob
@@ -62,21 +64,26 @@ class Gatherer:
             progress.join(blob.digest, counter)
 
     @contextmanager
-    def _reserved(self, absent: Sequence[Descriptor], subject: str) -> Iterator[None]:
-        """Keep room for `absent` beside what other pulls have still to write; a blob of two pulls is one."""
+    def _reserved(self, reservation: _Reservation, subject: str) -> Iterator[None]:
+        """Keep room for what is absent beside what other pulls have still to write."""
         with self._lock:
-            expected = {blob.digest: blob for blobs in (*self._reservations, absent) for blob in blobs}
-            if absent:
-                self._check_room([blob for blob in expected.values() if not self._content.has(blob)], subject)
-            self._reservations.append(absent)
+            if reservation[1]:
+                self._check_room([*self._reservations, reservation], subject)
+            self._reservations.append(reservation)
         try:
             yield
         finally:
             with self._lock:
-                self._reservations = [blobs for blobs in self._reservations if blobs is not absent]
+                self._reservations = [other for other in self._reservations if other is not reservation]
 
-    def _check_room(self, expected: Sequence[Descriptor], subject: str) -> None:
-        needed = sum(blob.size - self._content.begun(blob) for blob in expected)
+    def _check_room(self, reservations: Sequence[_Reservation], subject: str) -> None:
+        # a blob of two pulls from one repository is written once, from two repositories twice
+        expected = {(source, blob.digest): blob for source, blobs in reservations for blob in blobs}
+        needed = sum(
+            blob.size - self._content.begun(blob, source)
+            for (source, _), blob in expected.items()
+            if not self._content.has(blob)
+        )
         room = self._content.room() - _MARGIN_BYTES
         if needed > room:
             raise NoSpaceError(
@@ -93,30 +100,14 @@ class Gatherer:
         progress: Progress,
         layers: dict[Digest, str],
     ) -> set[Digest]:
-        """Fetch what is absent, and return which of it `client` is known to have read.
-
-        Another's job may fail for a reason of its own: a credential, or a registry that sends something else
-        under the digest. Then the blob is asked for again.
-        """
-        read: set[Digest] = set()
-        started: set[Digest] = set()
-        wanted = list(absent)
-        for attempt in range(_ATTEMPTS):
-            jobs: dict[Future[bool], tuple[Descriptor, BlobJob]] = {}
-            for blob in wanted:
-                job, is_new = self._blobs.join(client, blob)
-                jobs[job.done] = (blob, job)
-                progress.join(blob.digest, job.counter)
-                if is_new:
-                    started.add(blob.digest)
-            done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-            read |= {blob.digest for blob, job in jobs.values() if job.was_read_by(client)}
-            failed = [(jobs[future][0], error) for future in done if (error := future.exception())]
-            for blob, error in failed:
-                others = blob.digest not in started and isinstance(error, CsiOrasError)
-                if not others or attempt == _ATTEMPTS - 1:
-                    raise error.about(layers[blob.digest]) if isinstance(error, CsiOrasError) else error
-            if not failed:
-                break
-            wanted = [blob for blob in wanted if not self._content.has(blob)]
-        return read
+        """Fetch what is absent, and return which of it `client` has read to the last byte."""
+        wanted = {}
+        for blob in absent:
+            job = self._blobs.join(client, blob)
+            progress.join(blob.digest, job.counter)
+            wanted[job.done] = blob
+        ended, _ = wait(wanted, return_when=FIRST_EXCEPTION)
+        for future in ended:
+            if error := future.exception():
+                raise error.about(layers[wanted[future].digest]) if isinstance(error, CsiOrasError) else error
+        return {blob.digest for future, blob in wanted.items() if future.result()}
