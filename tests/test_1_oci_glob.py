@@ -86,6 +86,45 @@ def test_glob_matches_what_the_same_regular_expression_matches(pattern: str, tex
     assert Glob.parse(pattern).matches(text) == (re.fullmatch(expression, text) is not None)
 
 
+REACHES = [
+    ("a", "a", False),  # the directory, and nothing in it
+    ("a/", "a", False),
+    ("a/x", "a", True),
+    ("a/b/x", "a", True),
+    ("a/b/x", "a/b", True),
+    ("a/b/x", "a/c", False),
+    ("ab/x", "a", False),
+    ("*/x", "a", True),
+    ("*", "a", False),
+    ("*.md", "a", False),
+    ("**/*.md", "a", True),
+    ("a/**", "a/b/c", True),
+    ("b/**", "a", False),
+    ("b**", "a", False),
+    ("a/*/x", "a/b", True),
+    ("a/*/x", "a/b/c", False),
+    ("?/x", "a", True),
+    ("?/x", "ab", False),
+    ("", "a", False),
+]
+
+
+@pytest.mark.parametrize(("pattern", "directory", "reaches"), REACHES)
+def test_glob_reaches_below_what_it_may_match_in(pattern: str, directory: str, *, reaches: bool) -> None:
+    assert Glob.parse(pattern).reaches_below(directory) == reaches
+
+
+NAMES = st.lists(st.text(st.sampled_from("ab."), min_size=1, max_size=3), min_size=2, max_size=4).map("/".join)
+
+
+@given(PATTERNS, NAMES)
+def test_glob_reaches_below_every_directory_of_what_it_matches(pattern: str, name: str) -> None:
+    glob = Glob.parse(pattern)
+    if glob.matches(name):
+        directories = [name[:end] for end, character in enumerate(name) if character == "/"]
+        assert all(map(glob.reaches_below, directories))
+
+
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 _TOKENS = re.compile(r"\*\*/|\*\*|\*|\?|[^*?]+")
+_ACROSS = "**"
 _REPEATED = re.compile(r"(?:\*\*/){2,}")
 
 
@@ -34,6 +35,20 @@ class Glob:
             if not positions:
                 return False
         return len(text) in positions
+
+    def reaches_below(self, directory: str) -> bool:
+        """Say whether any name below `directory` can match."""
+        text = f"{directory}/"
+        positions = {0}
+        for token in self._tokens:
+            if len(text) in positions or token == _ACROSS:
+                return True  # what is left of the pattern is for what is below
+            if any(token.startswith(text[position:]) and position + len(token) > len(text) for position in positions):
+                return True
+            positions = _advance(token, positions, text)
+            if not positions:
+                return False
+        return False
 
 
 def _advance(token: str, positions: set[int], text: str) -> set[int]:

@@ -44,6 +44,10 @@ class Selection:
             return False
         if _any_matches(self.exclude, directory):
             return True
+        if self.include and not _any_matches(self.include, directory):
+            text = str(directory)
+            if not any(glob.reaches_below(text) for glob in self.include):
+                return True
         if self.path is None:
             return False
         related = directory.below(self.path) or self.path.below(directory)
