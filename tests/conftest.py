@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,9 @@ _MISSING = {
     "root": "" if os.geteuid() == 0 else "mounts need root",
     "registry": "" if distribution.program() else "docker-registry is not installed",
     "fuse": "" if Path("/dev/fuse").exists() else "/dev/fuse is missing",
-    "image tools": "" if all(map(shutil.which, ("skopeo", "umoci", "buildah"))) else "skopeo, umoci or buildah is missing",
+    "image tools": ""
+    if all(map(shutil.which, ("skopeo", "umoci", "buildah")))
+    else "skopeo, umoci or buildah is missing",
 }
 
 
@@ -74,7 +77,8 @@ def pusher(registry: distribution.Distribution) -> Pusher:
 @pytest.fixture
 def repository(request: pytest.FixtureRequest) -> str:
     """A repository name that no other test uses."""
-    return "t/" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:100]
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    return f"t/{name}" if len(name) <= 100 else f"t/{name[:90]}-{zlib.crc32(request.node.name.encode()):08x}"
 
 
 @pytest.fixture
