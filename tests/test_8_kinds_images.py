@@ -193,6 +193,7 @@ def test_two_versions_of_an_image_share_the_files_that_are_equal(
             for number in range(20):
                 (root / f"{number}").write_text(f"file {number} of {repository}\n")
             (root / "3").write_text(changed)
+            (root / "large").write_bytes(repository.encode() * 50_000)
             (root / "moved" if changed == "new" else root / "here").write_text(f"moved in {repository}\n")
             (root / "mode").write_text(f"a mode in {repository}\n")
             (root / "mode").chmod(0o755 if changed == "new" else 0o644)

@@ -78,12 +78,9 @@ def _flux(archive: bytes) -> Packed:
     return Packed(layers=[layer], config=_json({}, _FLUX + "config.v1+json"))
 
 
-def image(archives: list[bytes], compression: str = "gzip", *, architecture: str = "amd64") -> Packed:
+def image(archives: list[bytes], *, architecture: str = "amd64") -> Packed:
     """An image of these layers."""
-    layers = [
-        Layer(content=compressed(archive, compression), media_type=_OCI + typed("layer.v1.tar", compression))
-        for archive in archives
-    ]
+    layers = [Layer(content=compressed(archive, "gzip"), media_type=_OCI + "layer.v1.tar+gzip") for archive in archives]
     return Packed(layers=layers, config=_image_config(archives, _OCI + "config.v1+json", architecture))
 
 
@@ -107,13 +104,11 @@ PACKERS: dict[str, Callable[[bytes], Packed]] = {
     "oras": _oras,
     "oras-py": _oras_py,
     "modelpack": lambda archive: _modelpack(archive, ""),
-    "modelpack gzip": lambda archive: _modelpack(archive, "gzip"),
     "modelpack zstd": lambda archive: _modelpack(archive, "zstd"),
     "docker model": _model_runner,
     "kit": _kit,
     "flux": _flux,
     "image": lambda archive: image([archive]),
-    "image zstd": lambda archive: image([archive], "zstd"),
     "docker image": _docker_image,
 }
 
