@@ -128,10 +128,14 @@ def _refuse_collisions(entries: Iterable[PlanEntry], subject: str) -> None:
         first = files.setdefault(entry.name.normalised, entry)
         if first is not entry:
             raise _collision(subject, first, entry, "have names that look the same")
+    directories: dict[str, tuple[Name, PlanEntry]] = {}
     for entry in files.values():
         for parent in entry.name.parents:
             if first_file := files.get(parent.normalised):
                 raise _collision(subject, first_file, entry, "are a file and a directory of one name")
+            name, first = directories.setdefault(parent.normalised, (parent, entry))
+            if name != parent:
+                raise _collision(subject, first, entry, "are in directories that look the same")
 
 
 def _collision(subject: str, first: PlanEntry, second: PlanEntry, how: str) -> HostileContentError:
