@@ -110,7 +110,7 @@ def test_tree_with_more_names_for_a_blob_than_links_has_them_all(
     link = os.link
 
     def link_a_few(source: str, name: str, *, dst_dir_fd: int) -> None:  # as ext4 at 65,000, which takes seconds
-        if os.stat(source).st_nlink > 3:
+        if Path(source).stat().st_nlink > 3:
             raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
         link(source, name, dst_dir_fd=dst_dir_fd)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from csi_oras import kernel
 from csi_oras.errors import StoreBrokenError
 from csi_oras.mount import bind as binding
-from csi_oras import kernel
 from csi_oras.mount import mountinfo
 from csi_oras.mount.bind import bind, bind_and_remount, unbind
 from csi_oras.mount.target import Target

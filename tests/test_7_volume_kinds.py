@@ -21,6 +21,7 @@ _TREE = [
     Layer(content=b"weights-2", title="weights/deep/2.bin", media_type="application/x.weights"),
     Layer(content=b"read me", title="README.md", media_type="text/markdown"),
 ]
+_METADATA = [".oci/config", ".oci/manifest.json", ".oci/reference"]
 _ALL = ["README.md", "config.json", "weights/1.bin", "weights/deep/2.bin"]
 _MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
@@ -130,8 +131,8 @@ def test_static_volume_has_any_id_and_needs_no_controller(shared_driver: Driver,
         ({"path": "weights/deep"}, ["2.bin"]),
         ({"path": "weights", "exclude": "weights/1.bin"}, ["deep/2.bin"]),
         ({"unpack": "never", "mode": "eager", "metadata": "false"}, _ALL),
-        ({"metadata": "true"}, [".oci/config", ".oci/manifest.json", ".oci/reference", *_ALL]),
-        ({"metadata": "true", "path": "weights/deep"}, [".oci/config", ".oci/manifest.json", ".oci/reference", "2.bin"]),
+        ({"metadata": "true"}, [*_METADATA, *_ALL]),
+        ({"metadata": "true", "path": "weights/deep"}, [*_METADATA, "2.bin"]),
         ({"oras.options.plainhttp": "true", "oras.options.concurrency": "3"}, _ALL),
     ],
     ids=str,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from csi_oras.volume.templates import claim_variables, pod_variables
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "deploy" / "daemonset"
 EXAMPLES = sorted((BASE / "examples").glob("*.yaml"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 POD = {f"csi.storage.k8s.io/pod.{key}": "x" for key in ("name", "namespace", "uid")}
 CLAIM = {f"csi.storage.k8s.io/{key}": "x" for key in ("pvc/name", "pvc/namespace", "pv/name")}
 
@@ -223,7 +221,7 @@ def test_secret_of_the_example_is_a_credential() -> None:
 @WORKLOADS
 def test_image_has_the_version_of_the_project(kind: str) -> None:
     images = {name: container["image"] for name, container in containers(kind).items()}
-    assert images.pop("csi-oras") == f"ghcr.io/csi-oras/csi-oras:{PROJECT['version']}"
+    assert images.pop("csi-oras") == f"ghcr.io/csi-oras/csi-oras:{csi_oras.__version__}"
     for image in images.values():
         assert re.fullmatch(r"registry\.k8s\.io/sig-storage/[a-z-]+:v\d+\.\d+\.\d+", image)
 
