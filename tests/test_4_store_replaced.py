@@ -11,7 +11,7 @@ from csi_oras.store.paths import StatePaths
 from csi_oras.store.trees import TreeStore
 
 _CONTENT = b"equal"
-_TREES = 60
+_TREES = 200
 
 
 def test_layout_links_to_an_object_that_is_being_replaced_by_its_equal(tmp_path: Path) -> None:
