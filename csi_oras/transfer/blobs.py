@@ -6,7 +6,7 @@ himself, and the first to have all of it ends the fetching of the others.
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -91,15 +91,13 @@ class BlobFetcher:
         pool.submit(_settle, job.done, lambda: self._fetch(client, blob, job.counter, pools))
         return job
 
-    def prove_all(self, client: RepositoryClient, blobs: Sequence[Descriptor]) -> None:
-        """Prove that `client` may read blobs which are here through others.
+    def prove(self, client: RepositoryClient, blob: Descriptor) -> Future[None]:
+        """Begin to prove that `client` may read a blob which is here through others.
 
-        Raises:
-            UnobtainableError: it may not.
-            DigestMismatchError: its repository has something else under that digest.
+        The future holds an UnobtainableError where it may not, and a DigestMismatchError where its repository has
+        something else under that digest.
         """
-        for _ in self._pools.small.map(lambda blob: prove(client, blob, self._content), blobs):
-            pass
+        return self._pools.small.submit(prove, client, blob, self._content)
 
     def resize(self, parallelism: Parallelism) -> None:
         """Fetch with another parallelism from now on; what runs goes on as it began."""

@@ -1,9 +1,10 @@
 """Gathering: every blob of a plan into the store, each fetched or proven with the asker's own credential."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
+from typing import Any
 
 from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
@@ -51,7 +52,12 @@ class Gatherer:
             for blob in plan.blobs
             if blob.digest not in read and not self._grants.allow(client.repository, blob.digest, credential)
         ]
-        self._blobs.prove_all(client, unproven)
+        proofs = {self._blobs.prove(client, blob): layers[blob.digest] for blob in unproven}
+        try:
+            _raise_first(proofs)
+        finally:
+            for proof in proofs:  # after an error nobody wants the others
+                proof.cancel()
 
     def _count(self, blobs: Sequence[Descriptor], absent: Sequence[Descriptor], progress: Progress) -> None:
         self._metrics.cache_misses.inc(len(absent))
@@ -105,9 +111,14 @@ class Gatherer:
         for blob in absent:
             job = self._blobs.join(client, blob)
             progress.join(blob.digest, job.counter)
-            wanted[job.done] = blob
-        ended, _ = wait(wanted, return_when=FIRST_EXCEPTION)
-        for future in ended:
-            if error := future.exception():
-                raise error.about(layers[wanted[future].digest]) if isinstance(error, CsiOrasError) else error
-        return {blob.digest for future, blob in wanted.items() if future.result()}
+            wanted[job.done] = blob.digest
+        _raise_first({future: layers[digest] for future, digest in wanted.items()})
+        return {digest for future, digest in wanted.items() if future.result()}
+
+
+def _raise_first(futures: Mapping[Future[Any], str]) -> None:
+    """Wait for futures, and raise the first error among them about what it is the future of."""
+    ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in ended:
+        if error := future.exception():
+            raise error.about(futures[future]) if isinstance(error, CsiOrasError) else error
