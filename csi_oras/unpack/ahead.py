@@ -3,13 +3,13 @@
 import contextvars
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 _CHUNKS = 4
 """How many chunks wait at most."""
 
 
-def ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def ahead(chunks: Iterator[bytes]) -> Generator[bytes]:
     """Yield `chunks`, made by a thread of their own, which ends with the generator; its errors are raised here."""
     waiting: queue.Queue[bytes | BaseException | None] = queue.Queue(_CHUNKS)
     stopped = threading.Event()

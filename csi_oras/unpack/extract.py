@@ -7,6 +7,7 @@ what it means inside the volume, so that no chain of links leads out.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -25,6 +26,9 @@ _OPAQUE = ".wh..wh..opq"
 _BOOKKEEPING = ".wh..wh."
 """What AUFS kept for itself beside whiteouts, and old images still hold."""
 _EXECUTABLE = 0o111
+
+
+_Item = tuple[Member, Iterator[memoryview]]
 
 
 class Sink(Protocol):
@@ -90,21 +94,23 @@ class Extractor:
 
     def _read(
         self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str, hasher: Hasher | None
-    ) -> Iterator[tuple[Member, Iterator[memoryview]]]:
+    ) -> Iterator[_Item]:
         room = max(self._limits.size - self._size, 1) if self._limits.size else 0
         limits = OutputLimits(size=room, ratio=self._limits.ratio)
-        seen = self._members
         with open_blob() as source:
-            chunks = decompressed(source, archive.compression, archive.blob.size, limits, subject)
-            for item in members(ahead(_hashed(chunks, hasher) if hasher else chunks), subject):
-                seen += 1
-                if seen > self._limits.members:
-                    raise LimitExceededError(
-                        subject,
-                        f"has more than the {self._limits.members} files that node policy allows",
-                        "raise limits.files, or mount less of it",
-                    )
-                yield item
+            unpacked = decompressed(source, archive.compression, archive.blob.size, limits, subject)
+            with closing(ahead(_hashed(unpacked, hasher) if hasher else unpacked)) as chunks:
+                yield from self._counted(members(chunks, subject), subject)
+
+    def _counted(self, found: Iterator[_Item], subject: str) -> Iterator[_Item]:
+        for number, item in enumerate(found, self._members + 1):
+            if number > self._limits.members:
+                raise LimitExceededError(
+                    subject,
+                    f"has more than the {self._limits.members} files that node policy allows",
+                    "raise limits.files, or mount less of it",
+                )
+            yield item
 
     def _linked(self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str) -> frozenset[Name]:
         """Return what selected hard links mean, so that it is kept though it may not be selected itself."""
