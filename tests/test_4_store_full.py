@@ -1,7 +1,6 @@
 """A store on a file system that is too small: refused at the start, and well again when there is room."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,43 +17,16 @@ from tests.support.artifacts import Layer, Pusher
 from tests.support.calls import refused
 from tests.support.driver import Driver
 from tests.support.gate import Gate
+from tests.support.small_disk import SmallDisk, small_disk
 
 pytestmark = pytest.mark.needs("root")
 _MIB = 1 << 20
 
 
-class SmallDisk:
-    """A tmpfs that can be filled, emptied and grown."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._ballast = directory / "ballast"
-
-    def fill(self) -> None:
-        """Leave no byte free."""
-        with self._ballast.open("wb", buffering=0) as file:
-            try:
-                while file.write(bytes(_MIB)):
-                    pass
-            except OSError:
-                return
-
-    def clear(self) -> None:
-        """Free what was filled."""
-        self._ballast.unlink()
-
-    def grow(self, size: str) -> None:
-        """Make it larger."""
-        subprocess.run(["mount", "-o", f"remount,size={size}", self.directory], check=True)
-
-
 @pytest.fixture
 def disk(short_path: Path) -> Iterator[SmallDisk]:
-    directory = short_path / "state"
-    directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", directory], check=True)
-    yield SmallDisk(directory)
-    subprocess.run(["umount", "-l", directory], check=True)
+    with small_disk(short_path / "state", "40m") as found:
+        yield found
 
 
 @pytest.fixture
