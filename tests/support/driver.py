@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +43,12 @@ class Driver:
     """`csi-oras serve` with a state, a kubelet directory and a socket of its own; use it in a with statement."""
 
     def __init__(
-        self, directory: Path, *flags: str, mode: str = "all", environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *flags: str,
+        mode: str = "all",
+        environment: Mapping[str, str] | None = None,
+        runner: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.state = directory / "state"
@@ -53,6 +58,7 @@ class Driver:
         self.mode = mode
         self.flags = flags
         self.environment = dict(environment or {})
+        self.runner = runner  # a command that becomes the driver's
         self.process: subprocess.Popen[bytes] | None = None
         self.kubelet.mkdir(parents=True, exist_ok=True)
 
@@ -65,8 +71,9 @@ class Driver:
     def start(self) -> Self:
         """Start the process and wait until it serves."""
         command = [
-            sys.executable, "-m", "csi_oras", "serve", "--endpoint", f"unix://{self.socket}", "--node-id", "node-1",
-            "--mode", self.mode, "--state-dir", str(self.state), "--kubelet-dir", str(self.kubelet),
+            *self.runner, sys.executable, "-m", "csi_oras", "serve", "--mode", self.mode,
+            "--endpoint", f"unix://{self.socket}", "--node-id", "node-1",
+            "--state-dir", str(self.state), "--kubelet-dir", str(self.kubelet),
             "--metrics-address", f"127.0.0.1:{self.metrics_port}", *self.flags,
         ]  # fmt: skip
         with (self.directory / "driver.log").open("ab") as log:
