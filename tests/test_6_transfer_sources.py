@@ -64,7 +64,7 @@ def test_registry_that_drips_a_blob_holds_up_nobody_who_did_not_name_it(
     bad.bend(sha256(layer.content), drip)
     slow = pods.start(bad.artifact("r", [layer]))
     wait_for(lambda: bad.count(sha256(layer.content)) > 0)
-    fast = pods.publish(good.artifact("r", [layer]), timeout=10)
+    fast = pods.publish(good.artifact("r", [layer]), timeout=30)
     assert (fast / "x").read_bytes() == layer.content
     assert not slow.done()
 
@@ -77,7 +77,7 @@ def test_source_that_is_overtaken_need_only_show_that_it_has_the_blob(
     bad.bend(sha256(layer.content), held)
     slow = pods.start(bad.artifact("r", [layer]))
     held.wait()
-    fast = pods.publish(good.artifact("r", [layer]), timeout=10)
+    fast = pods.publish(good.artifact("r", [layer]), timeout=30)
     held.release()
     assert (slow.result(30) / "x").stat().st_ino == (fast / "x").stat().st_ino
     assert asked_for(bad.seen(sha256(layer.content))[-1], size) == PROOF_BYTES
@@ -92,7 +92,7 @@ def test_source_that_is_overtaken_and_has_not_the_blob_shows_nothing_of_it(
     bad.bend(sha256(layer.content), held)
     stolen = pods.start(thief)
     held.wait()
-    pods.publish(good.artifact("r", [layer]), timeout=10)
+    pods.publish(good.artifact("r", [layer]), timeout=30)
     held.release()
     with refused(grpc.StatusCode.DATA_LOSS, thief, "layer 0 (x)"):
         stolen.result(30)
@@ -250,5 +250,5 @@ def test_process_that_pulls_drops_holds_up_no_other(
     bad.bend(sha256(layer.content), drip)
     slow = pulls.start(bad.artifact("r", [layer]))
     wait_for(lambda: bad.count(sha256(layer.content)) > 0)
-    done(pulls.start(good.artifact("r", [layer])), seconds=15)
+    done(pulls.start(good.artifact("r", [layer])), seconds=60)
     assert slow.poll() is None

@@ -65,7 +65,7 @@ class Pulls:
             process.communicate()
 
 
-def done(process: "subprocess.Popen[bytes]", seconds: float = 30) -> None:
+def done(process: "subprocess.Popen[bytes]", seconds: float = 60) -> None:
     said = process.communicate(timeout=seconds)[1]
     assert process.returncode == 0, said
 
@@ -80,12 +80,12 @@ class Held:
 
     def __call__(self, request: Request, answer: Answer) -> Answer:
         self._under_way.set()
-        assert self._released.wait(30)
+        assert self._released.wait(60)
         return self._bend(request, answer)
 
     def wait(self) -> None:
         """Return when one of them is asked for."""
-        assert self._under_way.wait(10)
+        assert self._under_way.wait(60)
 
     def release(self) -> None:
         """Let all of them go."""
@@ -116,7 +116,7 @@ def fetched(requests: Sequence[Request], size: int) -> int:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     waited = threading.Event()
-    for _ in range(1000):
+    for _ in range(6000):
         if condition():
             return
         waited.wait(0.01)
