@@ -55,4 +55,4 @@ def _part(artifact: Artifact, text: str) -> str:
     return text
 
 
-KIND = Kind(name="helm", matches=_matches, items=_items, reads_config=True)
+KIND = Kind(name="helm", matches=_matches, items=_items, reads_config=True, goes_by_reference=True)

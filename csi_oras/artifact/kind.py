@@ -81,13 +81,15 @@ class Artifact:
 class Kind:
     """One kind; `items` yields what each layer becomes, in the order of the layers.
 
-    `unpack` is False where the volume wants archives as they are.
+    Its second argument is False where the volume wants archives as they are. `goes_by_reference` says that names depend
+    on the repository or the tag, and not on the artifact alone.
     """
 
     name: str
     matches: Callable[[Manifest], bool]
     items: Callable[[Artifact, bool], Iterator[PlanItem]]
     reads_config: bool = False
+    goes_by_reference: bool = False
 
 
 def by_digest(blob: Descriptor) -> Name:

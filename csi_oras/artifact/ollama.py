@@ -74,4 +74,4 @@ def _blob(blob: Descriptor) -> Name:
     return Name(("blobs", *by_digest(blob).components))
 
 
-KIND = Kind(name="ollama", matches=_matches, items=_items)
+KIND = Kind(name="ollama", matches=_matches, items=_items, goes_by_reference=True)

@@ -30,4 +30,4 @@ def _items(artifact: Artifact, unpack: bool) -> Iterator[PlanItem]:  # noqa: ARG
     yield PlanEntry(name=name, blob=layer, layer=0, rule=rule, mode=0o555)
 
 
-KIND = Kind(name="sif", matches=_matches, items=_items)
+KIND = Kind(name="sif", matches=_matches, items=_items, goes_by_reference=True)

@@ -32,4 +32,4 @@ def _items(artifact: Artifact, unpack: bool) -> Iterator[PlanItem]:  # noqa: FBT
             yield titled(artifact, number, unpack=unpack)
 
 
-KIND = Kind(name="wasm", matches=_matches, items=_items)
+KIND = Kind(name="wasm", matches=_matches, items=_items, goes_by_reference=True)

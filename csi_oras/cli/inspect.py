@@ -52,7 +52,7 @@ def _document(planned: Planned) -> dict[str, Any]:
         "digest": str(artifact.digest),
         "mediaType": artifact.manifest.media_type,
         "artifactType": artifact.manifest.artifact_type,
-        "kind": planned.kind,
+        "kind": planned.kind.name,
         "files": [*files, *archives],
         "left": [{"layer": item.layer, "reason": item.reason} for item in plan.left],
     }

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from csi_oras.artifact import planner
-from csi_oras.artifact.kind import Artifact
+from csi_oras.artifact.kind import Artifact, Kind
 from csi_oras.artifact.kinds import kind_of
 from csi_oras.errors import (
     AccessDeniedError,
@@ -69,10 +69,10 @@ class PullRequest:
         """Requests of one key are one job."""
         return (self.reference, self.platform, self.selection.key, self.policy, self.credential)
 
-    @property
-    def view_key(self) -> tuple[Platform, str]:
-        """What decides, beside the root, what a volume shows: some kinds name their files for the reference."""
-        return self.platform, f"{self.selection.key} {self.reference.repository}:{self.reference.tag or ''}"
+    def view_key(self, *, goes_by_reference: bool) -> tuple[Platform, str]:
+        """What decides, beside the root, what a volume shows: for some, its files are named for the reference."""
+        named = f" {self.reference.repository}:{self.reference.tag or ''}" if goes_by_reference else ""
+        return self.platform, f"{self.selection.key}{named}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +90,10 @@ class PulledArtifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """An artifact, the name of its kind, and what a volume of it would show."""
+    """An artifact, its kind, and what a volume of it would show."""
 
     artifact: Artifact
-    kind: str
+    kind: Kind
     plan: Plan
 
 
@@ -193,13 +193,13 @@ class Puller:
             config=config,
         )
         plan = planner.plan(artifact, kind, request.selection)
-        return Planned(artifact=artifact, kind=kind.name, plan=plan)
+        return Planned(artifact=artifact, kind=kind, plan=plan)
 
     def _hash(self, credential: Credential | None) -> str:
         return credential.keyed_hash(self._store.grant_key) if credential else ANONYMOUS
 
     def _granted(self, request: PullRequest, root: Digest) -> PulledArtifact | None:
-        found = self._store.catalogue.plan(root, *request.view_key)
+        found = self._known(request, root)
         if found is None or not self._store.trees.has(found.laid_out.plan):
             return None
         plan = found.laid_out.plan
@@ -207,9 +207,15 @@ class Puller:
             return None
         return self._pulled(request.reference.pinned(root), found)
 
+    def _known(self, request: PullRequest, root: Digest) -> CataloguedPlan | None:
+        find = self._store.catalogue.plan
+        return find(root, *request.view_key(goes_by_reference=False)) or find(
+            root, *request.view_key(goes_by_reference=True)
+        )
+
     def _absent(self, request: PullRequest, root: Digest | None) -> CsiOrasError:
         subject = str(request.reference)
-        if root and self._store.catalogue.plan(root, *request.view_key):
+        if root and self._known(request, root):
             return AccessDeniedError(
                 subject,
                 "this credential was not yet seen to read it",
@@ -268,7 +274,9 @@ class Puller:
         self._keep_metadata(artifact, plan)
         self._gatherer.gather(client, plan, credential, progress, subject)
         found = CataloguedPlan(artifact=artifact.digest, laid_out=self._laid_out(plan, progress, subject))
-        self._store.catalogue.add(request.reference, artifact.root, found, request.view_key)
+        goes_by_reference = planned.kind.goes_by_reference or request.selection.metadata
+        key = request.view_key(goes_by_reference=goes_by_reference)
+        self._store.catalogue.add(request.reference, artifact.root, found, key)
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
         self._store.grants.add(client.repository, digests, credential)
         return self._pulled(request.reference.pinned(artifact.root), found, progress.fetched)
