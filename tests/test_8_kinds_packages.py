@@ -76,6 +76,15 @@ def test_chart_by_digest_is_named_by_what_it_says_of_itself(volume: Volume, push
     assert shown(volume.target) == tree({"tiny-1.2.3+build.5.tgz": content.content})
 
 
+def test_chart_under_two_tags_has_the_name_of_each(volume: Volume, pusher: Pusher, repository: str) -> None:
+    config, content, _ = chart("tiny", "1.2.3")
+    references = [push(pusher, f"{repository}/tiny", [content], config, tag=tag) for tag in ("1.2.3", "1.2")]
+    for reference, name in zip((*references, *references), 2 * ("tiny-1.2.3.tgz", "tiny-1.2.tgz"), strict=True):
+        volume.publish(reference=reference)  # the second time from the store
+        assert volume.names() == [name]
+        volume.unpublish()
+
+
 def test_chart_of_an_older_helm_is_a_chart(volume: Volume, pusher: Pusher, repository: str) -> None:
     config, content, _ = chart("tiny", "1.0.0")
     older = Layer(content=content.content, media_type="application/tar+gzip")
