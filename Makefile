@@ -1,5 +1,5 @@
 # Two commands for people: `make demo` and `make test`. Both set up what they need first.
-.PHONY: demo test lint bench setup clean help
+.PHONY: demo test lint fuzz bench setup clean help
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -17,6 +17,9 @@ test: setup ## run everything: lint, types, import contracts, tests, csi-sanity
 
 lint: setup ## style, types, import contracts
 	@.ci/lint
+
+fuzz: setup ## look for new hostile inputs, for FUZZ_SECONDS (3600) on every processor
+	@$(BIN)/python -m tests.fuzz
 
 bench: setup ## measure against the peers that are on PATH
 	@$(BIN)/python -m benchmarks
