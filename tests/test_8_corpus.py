@@ -137,11 +137,19 @@ def test_archive_has_its_verdict_however_it_is_packed(bench: Bench, row: Row) ->
         bench.hold((build(members, compression, end), expected, word) for compression in shapes.COMPRESSIONS)
 
 
-@pytest.mark.parametrize("row", load("bombs.json"), ids=str)
+FOUND = load("found.json")
+"""What the fuzzers found: archives and manifests as they were."""
+
+
+@pytest.mark.parametrize("row", [*load("bombs.json"), *(row for row in FOUND if "contents" in row.shape)], ids=str)
 def test_bytes_have_their_verdict(bench: Bench, row: Row) -> None:
     shape = spelled(row.shape, bench.watch.words)
-    packed = corpus_bytes.content(shape["bytes"])
-    bench.hold([(shapes.packed(packed, shape["compression"]), row.expected, "layer 0")])
+    contents = [bytes.fromhex(text) for text in shape.get("contents", [])]
+    contents = contents or [corpus_bytes.content(shape["bytes"])]
+    artifacts = [shapes.packed(contents, shape["compression"])]
+    if "image" in shape:
+        artifacts.append(shapes.packed_image(contents, shape["compression"]))
+    bench.hold((artifact, row.expected, "layer") for artifact in artifacts)
 
 
 @pytest.mark.parametrize("compression", shapes.COMPRESSIONS)
@@ -155,7 +163,7 @@ def test_archive_cut_at_any_block_is_refused_or_whole(bench: Bench, compression:
     lengths = range(0, len(content), tars.BLOCK)
     assert len(lengths) == 10
     bench.hold(
-        (shapes.packed(shapes.COMPRESSIONS[compression](content[:length]), compression), _cut_at(length), "layer 0")
+        (shapes.packed([shapes.COMPRESSIONS[compression](content[:length])], compression), _cut_at(length), "layer 0")
         for length in lengths
     )
 
@@ -191,7 +199,7 @@ def test_artifact_of_a_kind_has_its_verdict(bench: Bench, row: Row) -> None:
 # -- manifests that no registry would take
 
 
-@pytest.mark.parametrize("row", load("manifests.json"), ids=str)
+@pytest.mark.parametrize("row", [*load("manifests.json"), *(row for row in FOUND if "manifest" in row.shape)], ids=str)
 def test_manifest_has_its_verdict(bench: Bench, row: Row) -> None:
     repository, digest = f"corpus/m{next(_numbers)}", sha256(shapes.CONTENT)[7:]
     shape = spelled(row.shape, bench.watch.words)

@@ -74,13 +74,22 @@ CARRIERS: Mapping[str, Callable[[str | None], dict[str, Any]]] = {
 def archive(members: Sequence[Description], compression: str = "", end: int = 2) -> dict[str, Any]:
     """An archive whose members begin at the volume's root: ModelPack's."""
     content = COMPRESSIONS[compression](tars.tar(members, end=bytes(end * tars.BLOCK)))
-    return packed(content, compression)
+    return packed([content], compression)
 
 
-def packed(content: bytes, compression: str) -> dict[str, Any]:
-    """The same of bytes."""
-    layer = Layer(content=content, media_type=f"application/vnd.cncf.model.weight.v1.tar{compression}")
-    return {"layers": [layer], "config": _config(MODELPACK_CONFIG, {})}
+def packed(contents: Sequence[bytes], compression: str) -> dict[str, Any]:
+    """The same of bytes, whatever they are."""
+    media_type = f"application/vnd.cncf.model.weight.v1.tar{compression}"
+    layers = [Layer(content=content, media_type=media_type) for content in contents]
+    return {"layers": layers, "config": _config(MODELPACK_CONFIG, {})}
+
+
+def packed_image(contents: Sequence[bytes], compression: str) -> dict[str, Any]:
+    """An image of bytes, whatever they are; without compression its config may say so."""
+    media_type = f"application/vnd.oci.image.layer.v1.tar{compression}"
+    rootfs = {"type": "layers", "diff_ids": [sha256(content) for content in contents]}
+    layers = [Layer(content=content, media_type=media_type) for content in contents]
+    return {"layers": layers, "config": _config(IMAGE_CONFIG, {"rootfs": rootfs})}
 
 
 def image(layers: Sequence[Sequence[Description]], compression: str = "", end: int = 2) -> dict[str, Any]:
@@ -121,6 +130,8 @@ def document(shape: Mapping[str, Any]) -> tuple[bytes, dict[str, bytes], str]:
 
 
 def _bent(honest: dict[str, Any], shape: Mapping[str, Any]) -> bytes:
+    if "manifest" in shape:
+        return bytes.fromhex(shape["manifest"])
     if "raw" in shape:
         return "".join(shape["raw"]).encode()
     if "latin1" in shape:

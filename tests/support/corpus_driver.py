@@ -29,6 +29,7 @@ cd "$DIRECTORY" && exec "$@"
 """
 _POLICY = "limits: {files: 1000, artifactBytes: 72Mi}\n"
 _MOST_RESIDENT = 256 << 20
+_MOST_THREADS, _MOST_FILES = 100, 200
 
 
 class Watch:
@@ -121,8 +122,12 @@ class Watch:
         return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
     def assert_modest(self) -> None:
-        """Hold the driver's memory to its bound."""
+        """Hold the driver's memory to its bound, and see that no refusal left a thread or an open file behind."""
+        assert self.driver.process
+        process = Path(f"/proc/{self.driver.process.pid}")
         assert self.resident() < _MOST_RESIDENT
+        assert len(list((process / "task").iterdir())) < _MOST_THREADS
+        assert len(list((process / "fd").iterdir())) < _MOST_FILES
 
     @contextmanager
     def running(self) -> Iterator["Watch"]:
