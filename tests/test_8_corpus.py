@@ -134,7 +134,9 @@ def test_archive_has_its_verdict_however_it_is_packed(bench: Bench, row: Row) ->
     for carrier in shape.get("carriers", ["packed", "image"]):
         build = {"packed": shapes.archive, "image": shapes.image_of_one}[carrier]
         word = "" if shape.get("of the whole") else "layer 0"
-        bench.hold((build(members, compression, end), expected, word) for compression in shapes.COMPRESSIONS)
+        # decompression does not know what it is for, so images need not be packed in every way
+        compressions = shapes.COMPRESSIONS if carrier == "packed" else ["+gzip"]
+        bench.hold((build(members, compression, end), expected, word) for compression in compressions)
 
 
 FOUND = load("found.json")

@@ -13,6 +13,7 @@ from isal import igzip
 
 from csi_oras.errors import CsiOrasError
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import Name
 from csi_oras.oci.plan import Compression, PlanArchive
 from csi_oras.oci.selection import Selection
@@ -126,6 +127,15 @@ def turned(data: bytes, turn: Turn) -> bytes:
     return bytes(changed)
 
 
+_SELECTIONS = st.sampled_from([
+    Selection(),
+    Selection(),
+    Selection(path=Name(("d",))),
+    Selection(include=(Glob.parse("d/**"), Glob.parse("a"))),
+    Selection(exclude=(Glob.parse("a"),)),
+])  # fmt: skip
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """One or two archives."""
@@ -134,7 +144,7 @@ def cases(draw: st.DrawFn) -> Case:
         contents=tuple(_packed(draw, compression) for _ in range(draw(st.sampled_from([1, 1, 2])))),
         compression=compression,
         is_image_layer=draw(st.booleans()),
-        selection=draw(st.sampled_from([Selection(), Selection(), Selection(path=Name(("d",)))])),
+        selection=draw(_SELECTIONS),
     )
 
 

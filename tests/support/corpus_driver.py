@@ -38,18 +38,36 @@ class Watch:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.canary = base / "canary"
-        self._sow()
-        environment = {
-            "KUBELET": str(base / "kubelet"),
-            "READ_ONLY": " ".join(_READ_ONLY),
-            "DIRECTORY": str(base / "cwd"),
-        }
-        runner = ("unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", _SCRIPT, "sh")
-        policy = base / "policy.yaml"
-        policy.write_text(_POLICY)
-        self.driver = Driver(base, "--config", str(policy), environment=environment, runner=runner)
         self._before: dict[str, tuple[Any, ...]] = {}
         self._numbers = count(1)
+
+    @contextmanager
+    def running(self) -> Iterator["Watch"]:
+        """Run the driver in memory, whose syncs wait for nobody's disk; its mounts are shared with us and no others."""
+        _mount("-t", "tmpfs", "-o", "size=2g,mode=0700", "tmpfs", self.base)
+        try:
+            self._sow()
+            kubelet = self.base / "kubelet"
+            _mount("--bind", kubelet, kubelet)
+            _mount("--make-private", kubelet)
+            _mount("--make-shared", kubelet)
+            with self._driver() as self.driver:
+                self._before = self.snapshot()
+                yield self
+            _unmount(kubelet)
+        finally:
+            _unmount(self.base)
+
+    def _driver(self) -> Driver:
+        environment = {
+            "KUBELET": str(self.base / "kubelet"),
+            "READ_ONLY": " ".join(_READ_ONLY),
+            "DIRECTORY": str(self.base / "cwd"),
+        }
+        runner = ("unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", _SCRIPT, "sh")
+        policy = self.base / "policy.yaml"
+        policy.write_text(_POLICY)
+        return Driver(self.base, "--config", str(policy), environment=environment, runner=runner)
 
     @property
     def words(self) -> dict[str, str]:
@@ -129,19 +147,13 @@ class Watch:
         assert len(list((process / "task").iterdir())) < _MOST_THREADS
         assert len(list((process / "fd").iterdir())) < _MOST_FILES
 
-    @contextmanager
-    def running(self) -> Iterator["Watch"]:
-        """Run the driver; its mounts are shared with us and nothing else is."""
-        kubelet = str(self.driver.kubelet)
-        subprocess.run(["mount", "--bind", kubelet, kubelet], check=True)
-        try:
-            subprocess.run(["mount", "--make-private", kubelet], check=True)
-            subprocess.run(["mount", "--make-shared", kubelet], check=True)
-            with self.driver:
-                self._before = self.snapshot()
-                yield self
-        finally:
-            subprocess.run(["umount", "-l", kubelet], check=True)
+
+def _mount(*arguments: str | Path) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def _unmount(place: Path) -> None:
+    subprocess.run(["umount", "-l", place], check=True)
 
 
 def _signature(path: Path) -> tuple[Any, ...]:
