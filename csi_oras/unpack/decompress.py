@@ -33,16 +33,20 @@ _PUSH_AGAIN = "push the artifact again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputLimits:
-    """Bytes that may come out of one archive (0: no limit), and how many times its packed size, once 64 MiB did."""
+    """Bytes that may come out of one archive (0: no limit), and how many times its packed size, once 64 MiB did.
+
+    Of several archives the ratio holds for all together: `before` came out of those read so far.
+    """
 
     size: int
     ratio: int
+    before: int = 0
 
 
 def decompressed(
     source: BinaryIO, compression: Compression, packed_size: int, limits: OutputLimits, subject: str
 ) -> Iterator[bytes]:
-    """Yield the bytes of an archive in chunks of at most 1 MiB.
+    """Yield the bytes of an archive in chunks of at most 1 MiB; `packed_size` is that of all archives up to this one.
 
     Raises:
         HostileContentError: it is not compressed in that way, is cut short or corrupt, or packs nothing at length.
@@ -64,14 +68,15 @@ def decompressed(
 def _most_bytes(packed_size: int, limits: OutputLimits) -> float:
     by_size = limits.size or float("inf")
     by_ratio = max(limits.ratio * packed_size, RATIO_FLOOR) if limits.ratio else float("inf")
-    return min(by_size, by_ratio)
+    return min(by_size, by_ratio - limits.before)
 
 
 def _too_large(total: int, packed_size: int, limits: OutputLimits, subject: str) -> LimitExceededError:
     if limits.size and total > limits.size:
         cause = f"the archive holds more than the {limits.size:,} bytes that may come out of it"
         return LimitExceededError(subject, cause, "push less, or raise the limit in the node policy")
-    cause = f"the archive holds more than {limits.ratio} times its {packed_size:,} packed bytes"
+    what = "the archives up to here hold more than" if limits.before else "the archive holds more than"
+    cause = f"{what} {limits.ratio} times {'their' if limits.before else 'its'} {packed_size:,} packed bytes"
     return LimitExceededError(subject, cause, "push it less compressed, or raise limits.unpackRatio in the node policy")
 
 

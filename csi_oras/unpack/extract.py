@@ -67,6 +67,9 @@ class Extractor:
         self._limits = limits
         self._members = 0
         self._size = 0
+        self._packed: set[Digest] = set()
+        self._packed_size = 0
+        self._unpacked = 0
 
     def extract(self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str) -> None:
         """Add what `archive` brings.
@@ -96,11 +99,19 @@ class Extractor:
         self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str, hasher: Hasher | None
     ) -> Iterator[_Item]:
         room = max(self._limits.size - self._size, 1) if self._limits.size else 0
-        limits = OutputLimits(size=room, ratio=self._limits.ratio)
+        limits = OutputLimits(size=room, ratio=self._limits.ratio, before=self._unpacked)
+        if archive.blob.digest not in self._packed:  # one blob in many layers is no more to unpack from
+            self._packed.add(archive.blob.digest)
+            self._packed_size += archive.blob.size
         with open_blob() as source:
-            unpacked = decompressed(source, archive.compression, archive.blob.size, limits, subject)
+            unpacked = self._measured(decompressed(source, archive.compression, self._packed_size, limits, subject))
             with closing(ahead(_hashed(unpacked, hasher) if hasher else unpacked)) as chunks:
                 yield from self._counted(members(chunks, subject), subject)
+
+    def _measured(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._unpacked += len(chunk)
+            yield chunk
 
     def _counted(self, found: Iterator[_Item], subject: str) -> Iterator[_Item]:
         for number, item in enumerate(found, self._members + 1):
@@ -115,6 +126,7 @@ class Extractor:
     def _linked(self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str) -> frozenset[Name]:
         """Return what selected hard links mean, so that it is kept though it may not be selected itself."""
         found = set()
+        before = self._unpacked
         for member, _ in self._read(archive, open_blob, subject, None):
             if member.kind is MemberKind.HARDLINK:
                 try:
@@ -123,6 +135,7 @@ class Extractor:
                     raise _hostile(subject, member, str(error)) from None
                 if name and target and not self._selection.refusal(name):
                     found.add(target)
+        self._unpacked = before  # it is read again
         return frozenset(found)
 
     def _take(
