@@ -11,7 +11,7 @@ import re
 from typing import Self
 
 MESSAGE_LIMIT = 1000
-"""Longest message in characters; an event on a pod holds 1,024 bytes."""
+"""Longest message in bytes; an event on a pod holds 1,024."""
 
 INVISIBLE = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
@@ -27,6 +27,12 @@ def printable(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
+def _fitting(text: str) -> str:
+    """Return a message cut to MESSAGE_LIMIT: its names may take four bytes for a character."""
+    encoded = text.encode()
+    return text if len(encoded) <= MESSAGE_LIMIT else encoded[: MESSAGE_LIMIT - 3].decode(errors="ignore") + "…"
+
+
 class CsiOrasError(Exception):
     """Anything this driver refuses or fails at, other than a bug.
 
@@ -38,7 +44,7 @@ class CsiOrasError(Exception):
         self.subject = subject
         self.cause = cause
         self.remedy = remedy
-        super().__init__(printable(f"{subject}: {cause}" + (f"; {remedy}" if remedy else "")))
+        super().__init__(_fitting(printable(f"{subject}: {cause}" + (f"; {remedy}" if remedy else ""))))
 
     def about(self, subject: str) -> Self:
         """Return the same error about something that says more to the reader, such as the layer's place."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from csi_oras.errors import CsiOrasError
+from csi_oras.errors import MESSAGE_LIMIT, CsiOrasError
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.name import Name
 from csi_oras.oci.view import Directory, File, Link, Node, View
@@ -33,7 +33,7 @@ def assert_refusal(error: CsiOrasError, subject: str) -> None:
     """Hold a refusal to a message that a person can read on a pod, and that names what it is about."""
     assert subject in error.message
     assert not _CONTROL & set(error.message)
-    assert len(error.message.encode()) <= 4096  # bytes; the edge cuts it for the kubelet
+    assert len(error.message.encode()) <= MESSAGE_LIMIT
     assert error.cause
 
 
