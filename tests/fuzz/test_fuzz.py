@@ -1,13 +1,14 @@
 """A short run of the fuzzers, new examples every time; `make fuzz` is the long one, and keeps what it finds."""
 
 import os
+import unicodedata
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import archives, manifests
+from tests.fuzz import archives, honest, manifests
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 _MUTANTS = 10
@@ -37,6 +38,21 @@ def test_manifest_of_any_content_is_refused_in_words_or_planned_safely(
     taken: Counter[tuple[str, bool]], case: manifests.Case
 ) -> None:
     taken["manifest", manifests.check(case)] += 1
+
+
+@_SHORT
+@given(tree=honest.trees, how=st.sampled_from(sorted(honest.FORMATS)))
+def test_archive_of_an_honest_tree_comes_out_as_it_went_in(tree: dict[str, bytes], how: str) -> None:
+    assume(not any(name.split("/")[0] == "links" for name in tree))
+    assume(len({unicodedata.normalize("NFC", name) for name in tree}) == len(tree))
+    try:
+        data = honest.packed(tree, how)
+    except (ValueError, UnicodeError):  # ustar has no room for long names
+        assume(how != "ustar")
+        raise
+    files, links = honest.unpacked(data)
+    assert files == tree
+    assert links == {f"links/{number}": f"../{name}" for number, name in enumerate(tree)}
 
 
 def test_fuzzers_reach_behind_the_refusals(taken: Counter[tuple[str, bool]]) -> None:
