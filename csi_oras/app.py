@@ -14,6 +14,9 @@ from csi_oras.errors import StoreBrokenError
 from csi_oras.oci.platform import Platform
 from csi_oras.policy.access import RepositoryRules
 from csi_oras.registry.client import Registries
+from csi_oras.registry.keychain import Keychain, Sources
+from csi_oras.registry.providers import ProviderSettings
+from csi_oras.registry.service_accounts import ServiceAccountRule
 from csi_oras.registry.transport import Transport
 from csi_oras.store.catalogue import Catalogue
 from csi_oras.store.content import ContentStore
@@ -24,6 +27,7 @@ from csi_oras.store.paths import StatePaths
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.telemetry.metrics import Metrics
+from csi_oras.transfer.access import Access
 from csi_oras.transfer.blobs import BlobFetcher, Parallelism
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.layout import ArtifactLimits
@@ -58,6 +62,7 @@ class Application:
         self.records = VolumeRecords(self.database)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport)
+        self.keychain = Keychain(self._sources)
         self._blobs = BlobFetcher(self.content, self._parallelism, self.metrics)
         self._jobs = ThreadPoolExecutor(_PULLS, "pull")
         self.puller = self._make_puller()
@@ -74,7 +79,7 @@ class Application:
             grant_key=load_key(self.paths),
         )
         return Puller(
-            registries=self.registries,
+            access=Access(self.registries, self.keychain),
             store=store,
             resolver=Resolver(self.content, grants, self._manifest_limits),
             gatherer=Gatherer(self.content, grants, self._blobs, self.metrics),
@@ -125,6 +130,16 @@ class Application:
     def _parallelism(self) -> Parallelism:
         pulls = self.policy.pulls
         return Parallelism(blobs=pulls.parallel_blobs, ranges=pulls.parallel_ranges, range_bytes=pulls.range_bytes)
+
+    def _sources(self) -> Sources:
+        named = self.policy.credentials
+        return Sources(
+            service_accounts=tuple(
+                ServiceAccountRule(match=rule.match, audience=rule.audience) for rule in named.service_account_tokens
+            ),
+            providers=ProviderSettings(config_file=named.providers.config_file, directory=named.providers.bin_dir),
+            docker_files=named.docker_config,
+        )
 
     def _rules(self) -> RepositoryRules:
         return RepositoryRules(allow=self.policy.registries.allow, deny=self.policy.registries.deny)

@@ -85,6 +85,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
+        keychain=app.keychain,
         kubelet_dir=settings.kubelet_dir,
         trees=app.paths.trees,
         platform=app.platform,

@@ -185,9 +185,10 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
     """Yield where the file asks for what cannot be, or for a protection that is not there yet."""
     if policy.store.low_watermark > policy.store.high_watermark:
         yield "store.lowWatermark", "is above store.highWatermark"
+    if bool(policy.credentials.providers.config_file) != bool(policy.credentials.providers.bin_dir):
+        yield "credentials.providers", "needs both configFile and binDir"
     protecting = {
         "verification": policy.verification,
-        "credentials.serviceAccountTokens": policy.credentials.service_account_tokens,
         "writeBack.enabled": policy.write_back.enabled,
     }
     for path, value in protecting.items():
@@ -199,7 +200,6 @@ def _warn_without_effect(policy: Policy, source: str) -> None:
     defaults = Policy()
     without_effect = {
         "registries.hostsDirs": policy.registries.hosts_dirs != defaults.registries.hosts_dirs,
-        "credentials": policy.credentials != defaults.credentials,
         "pulls.maxBytesPerSecond": policy.pulls.max_bytes_per_second != 0,
         "store": policy.store != defaults.store,
         "prefetch": bool(policy.prefetch),

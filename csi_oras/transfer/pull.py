@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -30,8 +30,9 @@ from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
 from csi_oras.oci.selection import Selection
 from csi_oras.policy.access import RepositoryRules
-from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.keychain import Found
 from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
 from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import ANONYMOUS, Grants
@@ -40,6 +41,7 @@ from csi_oras.store.trees import TreeStore
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Progress
+from csi_oras.transfer.access import Access
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
@@ -56,18 +58,24 @@ class PullPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequest:
-    """What is wanted, by whom."""
+    """What is wanted, by whom: with `credential`, or without one (see `tried`) as the node has it for all."""
 
     reference: Reference
     platform: Platform
     selection: Selection
     policy: PullPolicy
     credential: Credential | None
+    tried: tuple[str, ...] = ()
 
     @property
     def key(self) -> Hashable:
         """Requests of one key are one job."""
-        return (self.reference, self.platform, self.selection.key, self.policy, self.credential)
+        return (self.reference, self.platform, self.selection.key, self.policy, self.brought)
+
+    @property
+    def brought(self) -> Found:
+        """What the volume itself brings to be let in."""
+        return Found(credential=self.credential, tried=self.tried)
 
     @property
     def view_key(self) -> tuple[Platform, str]:
@@ -115,7 +123,7 @@ class Puller:
     def __init__(
         self,
         *,
-        registries: Registries,
+        access: Access,
         store: Store,
         resolver: Resolver,
         gatherer: Gatherer,
@@ -124,7 +132,7 @@ class Puller:
         executor: Executor,
         metrics: Metrics,
     ) -> None:
-        self._registries = registries
+        self._access = access
         self._store = store
         self._resolver = resolver
         self._gatherer = gatherer
@@ -144,11 +152,11 @@ class Puller:
         self._rules().check(request.reference.repository)
         if request.policy is PullPolicy.ALWAYS:
             return None
-        root = self._store.catalogue.root(request.reference)
-        found = self._granted(request, root) if root else None
-        if found is None and request.policy is PullPolicy.NEVER:
-            raise self._absent(request, root)
-        return found
+        known = self._access.at_once(request.reference.repository, request.brought)
+        if known is None:  # what everybody may read needs no credential, and with it no plugin
+            root = self._store.catalogue.root(request.reference)
+            return self._granted(request, root) if root else None
+        return self._here(replace(request, credential=known.credential))
 
     def start(self, request: PullRequest) -> Job[PulledArtifact]:
         """Return the job that pulls what is wanted; it goes on whether or not somebody waits."""
@@ -161,7 +169,7 @@ class Puller:
             UnobtainableError, UnacceptableError: it cannot be told.
         """
         self._rules().check(reference.repository)
-        client = self._registries.repository(reference.repository, credential)
+        client = self._access.client(reference.repository, credential)
         with _naming(reference):
             return self._resolver.root(client, reference)
 
@@ -172,10 +180,12 @@ class Puller:
             UnobtainableError, UnacceptableError, RequestError: as for the pull itself.
         """
         self._rules().check(request.reference.repository)
-        client = self._registries.repository(request.reference.repository, request.credential)
-        credential = self._hash(request.credential)
         with _naming(request.reference):
-            return self._plan(client, request, credential)
+            return self._access.use(
+                request.reference.repository,
+                request.brought,
+                lambda client: self._plan(client, request, self._hash(client.credential)),
+            )
 
     def _plan(self, client: RepositoryClient, request: PullRequest, credential: str) -> Planned:
         reference = request.reference
@@ -197,6 +207,14 @@ class Puller:
 
     def _hash(self, credential: Credential | None) -> str:
         return credential.keyed_hash(self._store.grant_key) if credential else ANONYMOUS
+
+    def _here(self, request: PullRequest) -> PulledArtifact | None:
+        """Return the artifact if the store may show it to exactly this credential."""
+        root = self._store.catalogue.root(request.reference)
+        found = self._granted(request, root) if root else None
+        if found is None and request.policy is PullPolicy.NEVER:
+            raise self._absent(request, root)
+        return found
 
     def _granted(self, request: PullRequest, root: Digest) -> PulledArtifact | None:
         found = self._store.catalogue.plan(root, *request.view_key)
@@ -237,7 +255,12 @@ class Puller:
         registry = request.reference.repository.registry
         try:
             with _naming(request.reference):
-                pulled = self._pull(request, progress)
+                self._rules().check(request.reference.repository)
+                pulled = self._access.use(
+                    request.reference.repository,
+                    request.brought,
+                    lambda client: self._pull(client, replace(request, credential=client.credential), progress),
+                )
         except Exception as error:
             outcome = type(error).__name__
             if isinstance(error, (DigestMismatchError, SizeMismatchError)):
@@ -255,9 +278,10 @@ class Puller:
             )
         return pulled
 
-    def _pull(self, request: PullRequest, progress: Progress) -> PulledArtifact:
-        self._rules().check(request.reference.repository)
-        client = self._registries.repository(request.reference.repository, request.credential)
+    def _pull(self, client: RepositoryClient, request: PullRequest, progress: Progress) -> PulledArtifact:
+        here = self._here(request) if request.policy is not PullPolicy.ALWAYS else None
+        if here:
+            return here
         unchanged = self._unchanged(client, request)
         if unchanged:
             return unchanged
