@@ -13,6 +13,7 @@ from csi_oras import config
 from csi_oras.errors import StoreBrokenError
 from csi_oras.oci.platform import Platform
 from csi_oras.policy.access import RepositoryRules
+from csi_oras.policy.signatures import VerificationRule
 from csi_oras.registry.client import Registries
 from csi_oras.registry.keychain import Keychain, Sources
 from csi_oras.registry.providers import ProviderSettings
@@ -24,6 +25,7 @@ from csi_oras.store.database import Database
 from csi_oras.store.grants import Grants, load_key
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.paths import StatePaths
+from csi_oras.store.signatures import SignatureRecords
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.telemetry.metrics import Metrics
@@ -31,8 +33,9 @@ from csi_oras.transfer.access import Access
 from csi_oras.transfer.blobs import BlobFetcher, Parallelism
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.layout import ArtifactLimits
-from csi_oras.transfer.pull import Puller, Store
+from csi_oras.transfer.pull import Conditions, Puller, Store
 from csi_oras.transfer.resolve import ManifestLimits, Resolver
+from csi_oras.transfer.verify import Verifier
 
 DEFAULT_DRIVER_NAME = "csi.oras.land"
 DEFAULT_STATE_DIR = Path("/var/lib/csi-oras")
@@ -83,8 +86,11 @@ class Application:
             store=store,
             resolver=Resolver(self.content, grants, self._manifest_limits),
             gatherer=Gatherer(self.content, grants, self._blobs, self.metrics),
-            rules=self._rules,
-            limits=self._artifact_limits,
+            conditions=Conditions(
+                rules=self._rules,
+                verifier=Verifier(self._verification, SignatureRecords(self.database), self.metrics),
+                limits=self._artifact_limits,
+            ),
             executor=self._jobs,
             metrics=self.metrics,
         )
@@ -143,6 +149,14 @@ class Application:
 
     def _rules(self) -> RepositoryRules:
         return RepositoryRules(allow=self.policy.registries.allow, deny=self.policy.registries.deny)
+
+    def _verification(self) -> list[VerificationRule]:
+        return [
+            VerificationRule(
+                match=rule.match, enforce=rule.mode == "enforce", keys=tuple(key.key for key in rule.cosign_keys)
+            )
+            for rule in self.policy.verification
+        ]
 
     def _artifact_limits(self) -> ArtifactLimits:
         limits = self.policy.limits

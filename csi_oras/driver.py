@@ -59,7 +59,7 @@ def run(settings: ServeSettings) -> None:
     app = Application(settings.state_dir, policy, settings.driver_name)
     watcher = None
     if settings.config_file:
-        watcher = config.PolicyWatcher(settings.config_file, app.adopt_policy)
+        watcher = config.PolicyWatcher(settings.config_file, app.adopt_policy, policy)
         watcher.start()
     metrics_server = MetricsServer(settings.metrics_address, app.metrics, app.refresh_gauges, app.check)
     try:

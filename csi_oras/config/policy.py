@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from csi_oras.config.keys import CosignKey, read_cosign_keys
 from csi_oras.config.reader import (
     WrongValueError,
     choice,
@@ -111,11 +112,11 @@ class PrefetchPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationPolicy:
-    """Whose signature an artifact must carry."""
+    """Whose signature an artifact must carry: one by one of the keys."""
 
     match: Glob = needed("match", read_glob)
     mode: str = key("mode", choice("enforce", "warn"), "enforce")
-    cosign_keys: tuple[str, ...] = needed("cosignKeys", list_of(read_text))
+    cosign_keys: tuple[CosignKey, ...] = needed("cosignKeys", read_cosign_keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +189,6 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
     if bool(policy.credentials.providers.config_file) != bool(policy.credentials.providers.bin_dir):
         yield "credentials.providers", "needs both configFile and binDir"
     protecting = {
-        "verification": policy.verification,
         "writeBack.enabled": policy.write_back.enabled,
     }
     for path, value in protecting.items():

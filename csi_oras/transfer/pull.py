@@ -21,6 +21,7 @@ from csi_oras.errors import (
     ArtifactNotFoundError,
     CsiOrasError,
     DigestMismatchError,
+    SignatureError,
     SizeMismatchError,
 )
 from csi_oras.oci.descriptor import Descriptor
@@ -45,7 +46,8 @@ from csi_oras.transfer.access import Access
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
-from csi_oras.transfer.resolve import Resolver
+from csi_oras.transfer.resolve import Resolved, Resolver
+from csi_oras.transfer.verify import Verifier
 
 
 class PullPolicy(StrEnum):
@@ -95,6 +97,11 @@ class PulledArtifact:
     path: Path
     fetched: int = 0
 
+    @property
+    def verifiable(self) -> tuple[Digest, ...]:
+        """The digests of which one must be signed where node policy wants it: the root's and the manifest's."""
+        return (self.reference.digest, self.artifact) if self.reference.digest else (self.artifact,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
@@ -117,6 +124,15 @@ class Store:
     grant_key: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What node policy asks of an artifact, as it is in force at the moment: of its repository, signature and size."""
+
+    rules: Callable[[], RepositoryRules]
+    verifier: Verifier
+    limits: Callable[[], ArtifactLimits]
+
+
 class Puller:
     """Starts pulls and finds what needs none."""
 
@@ -127,8 +143,7 @@ class Puller:
         store: Store,
         resolver: Resolver,
         gatherer: Gatherer,
-        rules: Callable[[], RepositoryRules],
-        limits: Callable[[], ArtifactLimits],
+        conditions: Conditions,
         executor: Executor,
         metrics: Metrics,
     ) -> None:
@@ -136,9 +151,10 @@ class Puller:
         self._store = store
         self._resolver = resolver
         self._gatherer = gatherer
-        self._rules = rules
-        self._limits = limits
-        self._layouter = Layouter(store.content, store.objects, store.trees, limits)
+        self._rules = conditions.rules
+        self._verifier = conditions.verifier
+        self._limits = conditions.limits
+        self._layouter = Layouter(store.content, store.objects, store.trees, conditions.limits)
         self._metrics = metrics
         self.jobs: Jobs[PulledArtifact] = Jobs(executor)
 
@@ -148,6 +164,7 @@ class Puller:
         Raises:
             AccessDeniedError: node policy forbids the repository, or `Never` meets a credential not seen before.
             ArtifactNotFoundError: `Never`, and it is not here.
+            SignatureError: `Never`, and it was not verified as node policy wants it by now.
         """
         self._rules().check(request.reference.repository)
         if request.policy is PullPolicy.ALWAYS:
@@ -155,12 +172,15 @@ class Puller:
         known = self._access.at_once(request.reference.repository, request.brought)
         if known is None:  # what everybody may read needs no credential, and with it no plugin
             root = self._store.catalogue.root(request.reference)
-            return self._granted(request, root) if root else None
+            found = self._granted(request, root) if root else None
+            return self._recalled(request, found) if found else None
         return self._here(replace(request, credential=known.credential))
 
     def start(self, request: PullRequest) -> Job[PulledArtifact]:
         """Return the job that pulls what is wanted; it goes on whether or not somebody waits."""
-        return self.jobs.join(request.key, lambda progress: self._observed(request, progress))
+        # a job that began before verification was wanted, or with other keys, is not the one to wait for
+        key = (request.key, self._verifier.in_force(request.reference.repository))
+        return self.jobs.join(key, lambda progress: self._observed(request, progress))
 
     def resolve(self, reference: Reference, credential: Credential | None) -> Digest:
         """Ask the registry what `reference` means now, without pulling it.
@@ -182,14 +202,16 @@ class Puller:
         self._rules().check(request.reference.repository)
         with _naming(request.reference):
             return self._access.use(
-                request.reference.repository,
-                request.brought,
-                lambda client: self._plan(client, request, self._hash(client.credential)),
+                request.reference.repository, request.brought, lambda client: self._planned(client, request)
             )
 
-    def _plan(self, client: RepositoryClient, request: PullRequest, credential: str) -> Planned:
+    def _planned(self, client: RepositoryClient, request: PullRequest) -> Planned:
+        credential = self._hash(client.credential)
+        resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
+        return self._plan(client, request, resolved, credential)
+
+    def _plan(self, client: RepositoryClient, request: PullRequest, resolved: Resolved, credential: str) -> Planned:
         reference = request.reference
-        resolved = self._resolver.resolve(client, reference, request.platform, credential)
         kind = kind_of(resolved.manifest)
         config = b""
         if kind.reads_config:
@@ -214,7 +236,7 @@ class Puller:
         found = self._granted(request, root) if root else None
         if found is None and request.policy is PullPolicy.NEVER:
             raise self._absent(request, root)
-        return found
+        return self._recalled(request, found) if found else None
 
     def _granted(self, request: PullRequest, root: Digest) -> PulledArtifact | None:
         found = self._store.catalogue.plan(root, *request.view_key)
@@ -224,6 +246,16 @@ class Puller:
         if not self._store.grants.allow(request.reference.repository, plan, self._hash(request.credential)):
             return None
         return self._pulled(request.reference.pinned(root), found)
+
+    def _recalled(self, request: PullRequest, found: PulledArtifact) -> PulledArtifact | None:
+        """Return what is here if it is verified as node policy wants it by now; else it counts as absent."""
+        try:
+            self._verifier.recall(request.reference.repository, found.verifiable, str(request.reference))
+        except SignatureError:
+            if request.policy is PullPolicy.NEVER:
+                raise
+            return None
+        return found
 
     def _absent(self, request: PullRequest, root: Digest | None) -> CsiOrasError:
         subject = str(request.reference)
@@ -283,10 +315,14 @@ class Puller:
         if here:
             return here
         unchanged = self._unchanged(client, request)
+        subject = str(request.reference)
         if unchanged:
+            self._verifier.verify(client, unchanged.verifiable, subject)
             return unchanged
         credential = self._hash(request.credential)
-        planned, subject = self._plan(client, request, credential), str(request.reference)
+        resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
+        self._verifier.verify(client, (resolved.root, resolved.artifact), subject)
+        planned = self._plan(client, request, resolved, credential)
         artifact, plan = planned.artifact, planned.plan
         self._limits().check(plan, subject)
         self._keep_metadata(artifact, plan)
