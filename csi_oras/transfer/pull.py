@@ -21,7 +21,6 @@ from csi_oras.errors import (
     ArtifactNotFoundError,
     CsiOrasError,
     DigestMismatchError,
-    SignatureError,
     SizeMismatchError,
 )
 from csi_oras.oci.descriptor import Descriptor
@@ -249,13 +248,10 @@ class Puller:
 
     def _recalled(self, request: PullRequest, found: PulledArtifact) -> PulledArtifact | None:
         """Return what is here if it is verified as node policy wants it by now; else it counts as absent."""
-        try:
-            self._verifier.recall(request.reference.repository, found.verifiable, str(request.reference))
-        except SignatureError:
-            if request.policy is PullPolicy.NEVER:
-                raise
-            return None
-        return found
+        never = request.policy is PullPolicy.NEVER
+        reference = request.reference
+        is_known = self._verifier.recall(reference.repository, found.verifiable, str(reference), raising=never)
+        return found if is_known else None
 
     def _absent(self, request: PullRequest, root: Digest | None) -> CsiOrasError:
         subject = str(request.reference)

@@ -56,22 +56,25 @@ class Verifier:
         """Return what verification of `repository` goes by now, to tell whether that has changed."""
         return tuple((rule.mode, *(key.fingerprint for key in rule.keys)) for rule in self._of(repository))
 
-    def recall(self, repository: Repository, digests: Sequence[Digest], subject: str) -> None:
-        """Let pass what is known to be verified; `digests` are the artifact's root and manifest.
+    def recall(self, repository: Repository, digests: Sequence[Digest], subject: str, *, raising: bool) -> bool:
+        """Say whether what is on this node may be shown; `digests` are the artifact's root and manifest.
 
         Raises:
-            SignatureError: a rule that is enforced is not known to be met.
+            SignatureError: it may not, and `raising` says that nobody is going to look for a signature.
         """
         for rule in self._of(repository):
             if self._is_known(rule, repository, digests):
                 self._metrics.observe_signature(rule.mode, SignatureOutcome.VERIFIED)
                 continue
+            if rule.enforce and not raising:
+                return False
             error = SignatureError(
                 subject,
                 "is on this node, and not known to be signed as node policy wants it",
                 "set pullPolicy: IfNotPresent to have its signature looked for",
             )
             self._refuse(rule, error, SignatureOutcome.UNKNOWN)
+        return True
 
     def verify(self, client: RepositoryClient, digests: Sequence[Digest], subject: str) -> None:
         """Let pass what is verified, or can be now with what the repository has.

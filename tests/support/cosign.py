@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.support.artifacts import OCI_INDEX, OCI_MANIFEST, Layer, manifest, sha256
 from tests.support.fake_registry import FakeRegistry
-from tests.support.fake_server import Answer
+from tests.support.fake_server import Answer, Request
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -188,9 +188,12 @@ def list_under_tag(registry: Registry, repository: str, digest: str, entries: Se
 
 
 def list_by_interface(fake: FakeRegistry, repository: str, digest: str, entries: Sequence[dict[str, Any]]) -> None:
-    """List referrers as the interface does, in one page."""
-    answer = Answer(body=index(entries)).having(Content_Type=OCI_INDEX)
-    fake.bend(f"^/v2/{repository}/referrers/{digest}$", lambda _request, _answer: answer)
+    """List referrers as the interface does, in one page; what is added to `entries` later is listed, too."""
+
+    def answer(_request: Request, _answer: Answer) -> Answer:
+        return Answer(body=index(entries)).having(Content_Type=OCI_INDEX)
+
+    fake.bend(f"^/v2/{repository}/referrers/{digest}$", answer)
 
 
 @dataclass(kw_only=True)
