@@ -72,7 +72,8 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
     target = Reference.parse(reference)
     files = pushes.find_files(paths)
     with application(options) as app:
-        client = app.registries.repository(target.repository, credential(target, options))
+        given = credential(target, options) or app.keychain.of_node(target.repository).credential
+        client = app.registries.repository(target.repository, given)
         progress = TransferProgress()
         with bar(progress, f"pushing {target}"):
             pushed = pushes.push(client, target, files, artifact_type, progress)
