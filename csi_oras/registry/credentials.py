@@ -54,6 +54,11 @@ class Credential:
         pair = f"{self.username}\0{self.password.reveal()}".encode()
         return hmac.new(key, pair, hashlib.sha256).hexdigest()
 
+    @property
+    def remedy(self) -> str:
+        """What a person does when it is refused."""
+        return "correct the secret" if self.source == VOLUME_SECRET else "correct it where it comes from"
+
     def opens_as(self, other: "Credential") -> bool:
         """Say whether a registry can see no difference to `other`."""
         return (self.username, self.password, self.kind) == (other.username, other.password, other.kind)
