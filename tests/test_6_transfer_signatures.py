@@ -71,7 +71,7 @@ def test_repository_that_no_rule_names_needs_no_signature(place: Place, reposito
 
 def test_every_rule_that_matches_must_be_met(node: Node, place: Place, repository: str, pod: Volume) -> None:
     artifact = push(place, repository, "both")
-    one, other = (place.layer(node.signers[kind], artifact.digest) for kind in ("P-256", "Ed25519"))
+    one, other = (place.layer(node.signers[kind], artifact.digest) for kind in ("P-256", "RSA"))
     artifact.attach(one)
     with refused(DENIED, artifact.reference):
         pod.publish(reference=artifact.reference)

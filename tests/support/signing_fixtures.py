@@ -32,7 +32,7 @@ def node() -> Iterator[Node]:
         + rule("*/enforced/**", *keys.values())
         + rule("*/warned/**", keys["P-256"], mode="warn")
         + rule("*/both/**", keys["P-256"])
-        + rule("*/both/**", keys["Ed25519"])
+        + rule("*/both/**", keys["RSA"])
     )
     with Driver(directory, "--config", str(policy)) as driver:
         yield Node(driver=driver, signers=signers)
