@@ -13,7 +13,11 @@ from csi_oras import config
 from csi_oras.errors import StoreBrokenError
 from csi_oras.oci.platform import Platform
 from csi_oras.policy.access import RepositoryRules
+from csi_oras.policy.signatures import VerificationRule
 from csi_oras.registry.client import Registries
+from csi_oras.registry.keychain import Keychain, Sources
+from csi_oras.registry.providers import ProviderSettings
+from csi_oras.registry.service_accounts import ServiceAccountRule
 from csi_oras.registry.transport import Transport
 from csi_oras.store.catalogue import Catalogue
 from csi_oras.store.content import ContentStore
@@ -21,14 +25,17 @@ from csi_oras.store.database import Database
 from csi_oras.store.grants import Grants, load_key
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.paths import StatePaths
+from csi_oras.store.signatures import SignatureRecords
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.telemetry.metrics import Metrics
+from csi_oras.transfer.access import Access
 from csi_oras.transfer.blobs import BlobFetcher, Parallelism
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.layout import ArtifactLimits
-from csi_oras.transfer.pull import Puller, Store
+from csi_oras.transfer.pull import Conditions, Puller, Store
 from csi_oras.transfer.resolve import ManifestLimits, Resolver
+from csi_oras.transfer.verify import Verifier
 
 DEFAULT_DRIVER_NAME = "csi.oras.land"
 DEFAULT_STATE_DIR = Path("/var/lib/csi-oras")
@@ -58,6 +65,7 @@ class Application:
         self.records = VolumeRecords(self.database)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport)
+        self.keychain = Keychain(self._sources)
         self._blobs = BlobFetcher(self.content, self._parallelism, self.metrics)
         self._jobs = ThreadPoolExecutor(_PULLS, "pull")
         self.puller = self._make_puller()
@@ -74,12 +82,15 @@ class Application:
             grant_key=load_key(self.paths),
         )
         return Puller(
-            registries=self.registries,
+            access=Access(self.registries, self.keychain),
             store=store,
             resolver=Resolver(self.content, grants, self._manifest_limits),
             gatherer=Gatherer(self.content, grants, self._blobs, self.metrics),
-            rules=self._rules,
-            limits=self._artifact_limits,
+            conditions=Conditions(
+                rules=self._rules,
+                verifier=Verifier(self._verification, SignatureRecords(self.database), self.metrics),
+                limits=self._artifact_limits,
+            ),
             executor=self._jobs,
             metrics=self.metrics,
         )
@@ -126,8 +137,26 @@ class Application:
         pulls = self.policy.pulls
         return Parallelism(blobs=pulls.parallel_blobs, ranges=pulls.parallel_ranges, range_bytes=pulls.range_bytes)
 
+    def _sources(self) -> Sources:
+        named = self.policy.credentials
+        return Sources(
+            service_accounts=tuple(
+                ServiceAccountRule(match=rule.match, audience=rule.audience) for rule in named.service_account_tokens
+            ),
+            providers=ProviderSettings(config_file=named.providers.config_file, directory=named.providers.bin_dir),
+            docker_files=named.docker_config,
+        )
+
     def _rules(self) -> RepositoryRules:
         return RepositoryRules(allow=self.policy.registries.allow, deny=self.policy.registries.deny)
+
+    def _verification(self) -> list[VerificationRule]:
+        return [
+            VerificationRule(
+                match=rule.match, enforce=rule.mode == "enforce", keys=tuple(key.key for key in rule.cosign_keys)
+            )
+            for rule in self.policy.verification
+        ]
 
     def _artifact_limits(self) -> ArtifactLimits:
         limits = self.policy.limits

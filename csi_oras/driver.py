@@ -59,7 +59,7 @@ def run(settings: ServeSettings) -> None:
     app = Application(settings.state_dir, policy, settings.driver_name)
     watcher = None
     if settings.config_file:
-        watcher = config.PolicyWatcher(settings.config_file, app.adopt_policy)
+        watcher = config.PolicyWatcher(settings.config_file, app.adopt_policy, policy)
         watcher.start()
     metrics_server = MetricsServer(settings.metrics_address, app.metrics, app.refresh_gauges, app.check)
     try:
@@ -85,6 +85,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
+        keychain=app.keychain,
         kubelet_dir=settings.kubelet_dir,
         trees=app.paths.trees,
         platform=app.platform,

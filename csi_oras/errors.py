@@ -140,5 +140,9 @@ class LimitExceededError(UnacceptableError):
     """The artifact is larger than node policy allows."""
 
 
+class SignatureError(UnacceptableError):
+    """Node policy wants a signature on it, and none is known to be valid."""
+
+
 class BadResponseError(UnacceptableError):
     """The server answered, but not as a registry does."""

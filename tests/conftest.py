@@ -22,6 +22,7 @@ _MISSING = {
     "image tools": ""
     if all(map(shutil.which, ("skopeo", "umoci", "buildah")))
     else "skopeo, umoci or buildah is missing",
+    "cosign": "" if shutil.which("cosign") else "cosign is not on PATH",
 }
 
 

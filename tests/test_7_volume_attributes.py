@@ -7,7 +7,7 @@ import pytest
 from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.selection import Selection
-from csi_oras.transfer.pull import PullPolicy
+from csi_oras.transfer.request import PullPolicy
 from csi_oras.volume.attributes import KEYS, parse
 
 _REFERENCE = {"reference": "reg.example/team/model:v1"}

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from tests.support.artifacts import files
 from tests.support.calls import publish_request
 from tests.support.driver import Driver, mount_capability, pod_context
 from tests.support.fake_registry import FakeRegistry
-from tests.support.fake_server import header, status
+from tests.support.fake_server import Answer, header, status
+from tests.support.providers import FakeProvider
 
 pytestmark = pytest.mark.needs("root")
 
 PASSWORD, WRONG, TOKEN = "planted-password", "planted-wrong", "planted-token"
 POD_TOKEN, ATTRIBUTE, CONFIG = "planted-pod-token", "planted-attribute", "planted-config"
+PLUGIN, NOISE, FILE, IDENTITY = "planted-plugin", "planted-noise", "planted-file", "planted-identity"
 _TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 _DEBUG = """
 import logging
@@ -45,7 +48,7 @@ class Collector:
 
     def publish(self, name: str, **options: object) -> bool:
         target = self.driver.target(pod=name)
-        context = {**pod_context(name=name), _TOKENS: json.dumps({"": {"token": POD_TOKEN}})}
+        context = {**pod_context(name=name), _TOKENS: json.dumps({"fake": {"token": POD_TOKEN}})}
         try:
             self.driver.publish(target, volume_id=name, **{**context, **options})  # type: ignore[arg-type]
         except grpc.RpcError as error:
@@ -96,21 +99,50 @@ def everything(collector: Collector, fake: FakeRegistry) -> None:
     collector.create(parameters={"reference": reference}, secrets=wrong)
 
 
+def sources(directory: Path, fake: FakeRegistry) -> Path:
+    """Write a policy with a plugin, a docker config and service accounts, each for repositories of its own."""
+    plugin, docker, policy = FakeProvider(directory / "plugin"), directory / "config.json", directory / "policy.yaml"
+    plugin.configure(f"{fake.address}/plugin", env=[{"name": "KEY", "value": NOISE}])
+    plugin.answers({fake.address: ("robot", PLUGIN)})
+    (plugin.here / "noise").write_text(NOISE)
+    docker.write_text(json.dumps({"auths": {f"{fake.address}/file": {"username": "file", "password": FILE}}}))
+    rule = f'{{match: "{fake.address}/account/**", audience: fake}}'
+    policy.write_text(f"credentials: {{dockerConfig: [{docker}], {plugin.policy}, serviceAccountTokens: [{rule}]}}\n")
+    return policy
+
+
+def every_source(collector: Collector, fake: FakeRegistry) -> None:
+    """Go through what the node and the cluster give, taken and refused."""
+    entry = {"auths": {fake.address: {"identitytoken": IDENTITY}}}
+    secrets = {"secrets": {".dockerconfigjson": json.dumps(entry)}}
+    fake.require_tokens(robot=PLUGIN, file=FILE, serviceaccount=POD_TOKEN)
+    for name, options in (("plugin", {}), ("file", {}), ("account", {}), ("identity", secrets)):
+        reference = fake.artifact(f"{name}/model", files(x=b"content"))
+        assert collector.publish(name, reference=reference, **options) == (name != "identity")
+        fake.bend("/token", lambda request, _: Answer(status=401, body=repr(request).encode()))
+        fake.expire_tokens()
+        assert not collector.publish(f"{name}-refused", reference=reference, pullPolicy="Always", **options)
+        fake.straighten()
+
+
 @pytest.mark.parametrize("log_format", ["json", "text"])
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_no_secret_comes_out_anywhere(short_path: Path, fake: FakeRegistry, log_format: str, level: str) -> None:
     patch = short_path / "patch"
     patch.mkdir()
     (patch / "sitecustomize.py").write_text(_DEBUG if level == "debug" else "")
-    with Driver(short_path, "--log-format", log_format, environment={"PYTHONPATH": str(patch)}) as driver:
+    path = os.pathsep.join(filter(None, (str(patch), os.environ.get("PYTHONPATH"))))
+    flags = ("--log-format", log_format, "--config", str(sources(short_path, fake)))
+    with Driver(short_path, *flags, environment={"PYTHONPATH": path}) as driver:
         collector = Collector(driver)
         everything(collector, fake)
+        every_source(collector, fake)
         log, metrics = driver.log, "\n".join(driver.metrics())
         driver.stop()
         kept = {path: path.read_bytes() for path in driver.state.rglob("*") if path.is_file()}
     tokens = {request.authorization.partition(" ")[2] for request in fake.seen() if request.authorization}
     assert len(tokens) >= 4
-    secrets = {PASSWORD, WRONG, TOKEN, POD_TOKEN, CONFIG, *tokens}
+    secrets = {PASSWORD, WRONG, TOKEN, POD_TOKEN, CONFIG, PLUGIN, NOISE, FILE, IDENTITY, *tokens}
     answers = "\n".join(said for said in collector.said if ATTRIBUTE not in said)
     for secret in secrets:
         assert secret not in driver.log

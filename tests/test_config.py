@@ -196,8 +196,6 @@ def test_mistake_stops_with_the_line_that_it_stands_on(text: str, line: int, cau
 
 
 NOT_YET = [
-    ("\nverification:\n  - {match: a, cosignKeys: [b]}\n", 3, "verification"),
-    ("credentials:\n  serviceAccountTokens:\n  - {match: a, audience: b}\n", 3, "credentials.serviceAccountTokens"),
     ("writeBack:\n  enabled: true\n", 2, "writeBack.enabled"),
 ]
 

@@ -26,7 +26,7 @@ from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.reference import Reference
 from csi_oras.telemetry.progress import Progress as TransferProgress
 from csi_oras.transfer import push as pushes
-from csi_oras.transfer.pull import PulledArtifact, PullRequest
+from csi_oras.transfer.request import PulledArtifact, PullRequest
 from csi_oras.volume import attributes
 
 
@@ -72,7 +72,8 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
     target = Reference.parse(reference)
     files = pushes.find_files(paths)
     with application(options) as app:
-        client = app.registries.repository(target.repository, credential(target, options))
+        given = credential(target, options) or app.keychain.of_node(target.repository).credential
+        client = app.registries.repository(target.repository, given)
         progress = TransferProgress()
         with bar(progress, f"pushing {target}"):
             pushed = pushes.push(client, target, files, artifact_type, progress)

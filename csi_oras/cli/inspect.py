@@ -20,7 +20,7 @@ from csi_oras.cli.options import (
 from csi_oras.cli.output import console, count_files
 from csi_oras.errors import printable
 from csi_oras.oci.plan import PlanArchive, PlanEntry
-from csi_oras.transfer.pull import Planned
+from csi_oras.transfer.request import Planned
 
 
 @click.command(short_help="Show what a volume would hold, and why.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from csi_oras.config.keys import CosignKey, read_cosign_keys
 from csi_oras.config.reader import (
     WrongValueError,
     choice,
@@ -111,11 +112,11 @@ class PrefetchPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationPolicy:
-    """Whose signature an artifact must carry."""
+    """Whose signature an artifact must carry: one by one of the keys."""
 
     match: Glob = needed("match", read_glob)
     mode: str = key("mode", choice("enforce", "warn"), "enforce")
-    cosign_keys: tuple[str, ...] = needed("cosignKeys", list_of(read_text))
+    cosign_keys: tuple[CosignKey, ...] = needed("cosignKeys", read_cosign_keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,9 +186,9 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
     """Yield where the file asks for what cannot be, or for a protection that is not there yet."""
     if policy.store.low_watermark > policy.store.high_watermark:
         yield "store.lowWatermark", "is above store.highWatermark"
+    if bool(policy.credentials.providers.config_file) != bool(policy.credentials.providers.bin_dir):
+        yield "credentials.providers", "needs both configFile and binDir"
     protecting = {
-        "verification": policy.verification,
-        "credentials.serviceAccountTokens": policy.credentials.service_account_tokens,
         "writeBack.enabled": policy.write_back.enabled,
     }
     for path, value in protecting.items():
@@ -199,7 +200,6 @@ def _warn_without_effect(policy: Policy, source: str) -> None:
     defaults = Policy()
     without_effect = {
         "registries.hostsDirs": policy.registries.hosts_dirs != defaults.registries.hosts_dirs,
-        "credentials": policy.credentials != defaults.credentials,
         "pulls.maxBytesPerSecond": policy.pulls.max_bytes_per_second != 0,
         "store": policy.store != defaults.store,
         "prefetch": bool(policy.prefetch),

@@ -11,7 +11,7 @@ from csi_oras.csi import requests
 from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
 from csi_oras.errors import PullPendingError
 from csi_oras.transfer.jobs import Job, Jobs
-from csi_oras.transfer.pull import PulledArtifact
+from csi_oras.transfer.request import PulledArtifact
 from csi_oras.volume.volumes import PublishRequest, Volumes
 
 PATIENCE_SECONDS = 100.0

@@ -17,6 +17,7 @@ LONGEST_ID = 128
 LARGEST_MAP = 4096
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
+_TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 _POD_KEYS = tuple(f"csi.storage.k8s.io/pod.{key}" for key in ("name", "namespace", "uid"))
 _MOUNT_FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec"})
 
@@ -55,6 +56,7 @@ def parse_publish(request: csi_pb2.NodePublishVolumeRequest) -> PublishRequest:
         attributes=volume_attributes.parse(wanted, variables),
         fingerprint=_fingerprint(request),
         secret=parse_secrets(request.secrets),
+        tokens=_tokens(request),
         pod="/".join(filter(None, (context.get(_POD_KEYS[1], ""), context.get(_POD_KEYS[0], "")))),
     )
 
@@ -73,8 +75,14 @@ def parse_volume_id(volume_id: str) -> str:
 
 
 def parse_secrets(secrets: Mapping[str, str]) -> dict[str, Secret]:
-    """Wrap the values of a secrets map, so that nothing can show them."""
-    return {key: Secret(value) for key, value in secrets.items()}
+    """Wrap the values of a secret, so that nothing can show them; what the cluster adds is none of it."""
+    return {key: Secret(value) for key, value in secrets.items() if not volume_attributes.is_from_kubernetes(key)}
+
+
+def _tokens(request: csi_pb2.NodePublishVolumeRequest) -> Secret | None:
+    """Return the pod's service-account tokens, which newer clusters send among the secrets (KEP-5538)."""
+    text = request.secrets.get(_TOKENS) or request.volume_context.get(_TOKENS)
+    return Secret(text) if text else None
 
 
 def required(value: str, field: str) -> str:

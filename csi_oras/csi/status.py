@@ -27,6 +27,7 @@ CODES: dict[type[errors.CsiOrasError], grpc.StatusCode] = {
     errors.HostileContentError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnsupportedContentError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.LimitExceededError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SignatureError: grpc.StatusCode.PERMISSION_DENIED,
     errors.BadResponseError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TypeVar
-from urllib.parse import urljoin
+from urllib.parse import urlencode, urljoin
 
 import tenacity
 
 from csi_oras.errors import (
+    ArtifactNotFoundError,
     BadResponseError,
     DigestMismatchError,
     RegistryUnavailableError,
@@ -23,7 +24,7 @@ from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
-from csi_oras.registry import hosts
+from csi_oras.registry import hosts, referrers
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.failures import LARGEST_ERROR, failure
 from csi_oras.registry.tokens import Access, Tokens
@@ -309,6 +310,44 @@ class RepositoryClient:
         if response.status in statuses:
             return
         raise failure(response, subject, self.credential)
+
+    def referrers(self, digest: Digest, artifact_type: str = "") -> list[Descriptor]:
+        """List what refers to a manifest, of one artifact type or of all (distribution-spec, Listing Referrers).
+
+        A registry without that interface keeps the list under a tag. A list without end is cut off.
+
+        Raises:
+            UnobtainableError: the list cannot be got.
+            UnacceptableError: it is too large, or is no list of a registry.
+        """
+        found = retried(lambda: self._referrers(digest, artifact_type))
+        if found is None:
+            found = self._tagged_referrers(digest)
+        return [entry for entry in found if artifact_type in ("", entry.artifact_type)]
+
+    def _referrers(self, digest: Digest, artifact_type: str) -> list[Descriptor] | None:
+        subject = f"referrers of {self._named(str(digest))}"
+        query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
+        found: list[Descriptor] = []
+        for _ in range(referrers.MOST_PAGES):
+            path = f"/referrers/{digest}{query}"
+            with self._get("GET", path, subject, {"Accept": media_types.OCI_INDEX}) as response:
+                if referrers.are_not_served(response):
+                    return None
+                self._expect(response, subject, _OK)
+                _refuse_encoded(response, subject)
+                found += referrers.entries(response.read(referrers.LARGEST_PAGE), subject)
+                query = referrers.next_query(response, subject)
+            if not query:
+                break
+        return found
+
+    def _tagged_referrers(self, digest: Digest) -> list[Descriptor]:
+        tag = referrers.tag_of(digest)
+        try:
+            return referrers.entries(self.manifest(tag, limit=referrers.LARGEST_PAGE).content, self._named(tag))
+        except ArtifactNotFoundError:
+            return []
 
 
 def _joined(base: str, location: str) -> str:

@@ -32,7 +32,7 @@ def failure(response: Response, subject: str, credential: Credential | None) -> 
         return UnauthenticatedError(
             subject,
             f"the registry refuses the credential from {credential.source}{quote}",
-            "correct the secret",
+            credential.remedy,
         )
     if status == _FORBIDDEN:
         who = f"the credential from {credential.source}" if credential else "an anonymous user"

@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -12,7 +12,7 @@ from csi_oras.oci import document as json
 from csi_oras.oci.reference import Repository
 from csi_oras.registry import hosts
 from csi_oras.registry.challenge import Challenge, parse
-from csi_oras.registry.credentials import Credential
+from csi_oras.registry.credentials import Credential, CredentialKind
 from csi_oras.registry.transport import Origin, Transport
 from csi_oras.telemetry.secrets import Secret
 
@@ -23,6 +23,14 @@ _MOST_TOKENS = 4096
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _OK = 200
 _TOO_MANY, _SERVER_FAILED = 429, 500
+_NOT_THIS_WAY = frozenset({400, 401, 403, 404, 405, 501})
+"""What token endpoints say to a way of asking that they do not know."""
+_CLIENT = "csi-oras"
+_EXCHANGE = {
+    "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+}
+_FORM = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class Tokens:
         if bearer := challenges.get("bearer"):
             header, life = self._fetch(access, bearer)
         elif "basic" in challenges and access.credential:
+            _refuse_identity_token(access.credential, access.repository.registry)
             header, life = access.credential.basic(), _LONGEST_LIFE
         else:
             return None
@@ -84,13 +93,54 @@ class Tokens:
         query = {"scope": scope}
         if service := challenge.parameters.get("service"):
             query = {"service": service, **query}
-        url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query, quote_via=quote)}"
-        headers = {"Authorization": access.credential.basic().reveal()} if access.credential else {}
-        with self._transport.request("GET", url, headers) as response:
-            if response.status != _OK:
-                raise _refused(access, response.status)
-            body = response.read(_LARGEST_ANSWER)
-        return _read_token(body, f"token endpoint of {access.repository.registry}")
+        refusal: Exception | None = None
+        for question in _questions(realm, query, access.credential):
+            with self._transport.request(question.method, question.url, question.headers, question.body) as response:
+                if response.status == _OK:
+                    body = response.read(_LARGEST_ANSWER)
+                    return _read_token(body, f"token endpoint of {access.repository.registry}")
+                refusal = refusal or _refused(access, response.status)
+                if response.status not in _NOT_THIS_WAY:
+                    break
+        raise refusal or UnauthenticatedError("token endpoint", "was not asked")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Question:
+    """A request for a token."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+def _questions(realm: str, query: Mapping[str, str], credential: Credential | None) -> Iterator[_Question]:
+    """Yield the ways to ask (distribution, Token and OAuth2); one is for endpoints that did not take the one before.
+
+    A service account's token is the password at most token servers, and the subject of an exchange (RFC 8693) at
+    those that are OAuth2 servers.
+    """
+    url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query, quote_via=quote)}"
+    if credential is None:
+        yield _Question("GET", url, {})
+    elif credential.kind is CredentialKind.IDENTITY_TOKEN:
+        yield _form(realm, {"grant_type": "refresh_token", "refresh_token": credential.password.reveal(), **query})
+    else:
+        yield _Question("GET", url, {"Authorization": credential.basic().reveal()})
+        if credential.kind is CredentialKind.SERVICE_ACCOUNT:
+            yield _form(realm, {**_EXCHANGE, "subject_token": credential.password.reveal(), **query})
+
+
+def _form(realm: str, fields: Mapping[str, str]) -> _Question:
+    body = urlencode({"client_id": _CLIENT, **fields}, quote_via=quote).encode()
+    return _Question("POST", realm, {"Content-Type": _FORM, "Content-Length": str(len(body))}, body)
+
+
+def _refuse_identity_token(credential: Credential, registry: str) -> None:
+    if credential.kind is CredentialKind.IDENTITY_TOKEN:
+        cause = f"wants a password, and {credential.source} holds an identity token"
+        raise UnauthenticatedError(f"registry {registry}", cause, "give it a user name and a password")
 
 
 def _refused(access: Access, status: int) -> Exception:

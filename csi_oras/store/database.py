@@ -16,31 +16,34 @@ from csi_oras.errors import NoSpaceError, StoreBrokenError
 from csi_oras.telemetry.logs import logger
 
 _BUSY_MILLISECONDS = 10_000
-_SCHEMA = 2
+_SCHEMA = 3
 _TABLES = """
-CREATE TABLE volumes (
+CREATE TABLE IF NOT EXISTS volumes (
   volume_id TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL, fingerprint TEXT NOT NULL,
   reference TEXT NOT NULL, artifact TEXT NOT NULL, plan TEXT NOT NULL, bytes INTEGER NOT NULL,
   files INTEGER NOT NULL, pod TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (volume_id, target)
 ) WITHOUT ROWID;
-CREATE TABLE leases (
+CREATE TABLE IF NOT EXISTS leases (
   holder TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (holder, digest)
 ) WITHOUT ROWID;
-CREATE INDEX leases_by_digest ON leases (digest);
-CREATE TABLE artifacts (
+CREATE INDEX IF NOT EXISTS leases_by_digest ON leases (digest);
+CREATE TABLE IF NOT EXISTS artifacts (
   digest TEXT PRIMARY KEY, root TEXT NOT NULL, bytes INTEGER NOT NULL, last_used REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE tags (
+CREATE TABLE IF NOT EXISTS tags (
   repository TEXT NOT NULL, tag TEXT NOT NULL, root TEXT NOT NULL, PRIMARY KEY (repository, tag)
 ) WITHOUT ROWID;
-CREATE TABLE plans (
+CREATE TABLE IF NOT EXISTS plans (
   root TEXT NOT NULL, platform TEXT NOT NULL, selection TEXT NOT NULL, artifact TEXT NOT NULL, plan TEXT NOT NULL,
   bytes INTEGER NOT NULL, files INTEGER NOT NULL, single TEXT NOT NULL, PRIMARY KEY (root, platform, selection)
 ) WITHOUT ROWID;
-CREATE INDEX plans_by_plan ON plans (plan);
-CREATE TABLE grants (
+CREATE INDEX IF NOT EXISTS plans_by_plan ON plans (plan);
+CREATE TABLE IF NOT EXISTS grants (
   repository TEXT NOT NULL, digest TEXT NOT NULL, credential TEXT NOT NULL,
   PRIMARY KEY (repository, digest, credential)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signatures (
+  repository TEXT NOT NULL, digest TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (repository, digest, key)
 ) WITHOUT ROWID;
 """
 
@@ -118,7 +121,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if version < _SCHEMA:  # so far, every release has only added tables
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_SCHEMA}")

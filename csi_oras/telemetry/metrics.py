@@ -1,6 +1,7 @@
 """Metrics: what an operator watches, in base units and with few labels; never a digest, pod or full reference."""
 
 import threading
+from enum import StrEnum
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +19,17 @@ OPERATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600)
 PULL_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 MOST_REGISTRIES = 50
 """Registries with a label of their own; pods name registries, and must not be able to fill a monitoring system."""
+
+
+class SignatureOutcome(StrEnum):
+    """How a check of signatures ends."""
+
+    VERIFIED = "verified"
+    MISSING = "missing"
+    INVALID = "invalid"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+    """It is on the node since before, and was not looked for."""
 
 
 class Metrics:
@@ -56,6 +68,12 @@ class Metrics:
             "Manifests and blobs with a wrong digest or size.",
             registry=self.registry,
         )
+        self._signatures = Counter(
+            "csi_oras_signature_checks",
+            "Artifacts held against a rule of node policy that wants them signed.",
+            ("mode", "outcome"),
+            registry=self.registry,
+        )
         self._requests = Counter(
             "csi_oras_registry_requests",
             "Answers of registries by HTTP status.",
@@ -87,6 +105,10 @@ class Metrics:
                 registry = "other"
             self._registries.add(registry)
         self._pulls.labels(registry, outcome).observe(seconds)
+
+    def observe_signature(self, mode: str, outcome: SignatureOutcome) -> None:
+        """Count one artifact that was held against a rule; `mode` as the policy file spells it."""
+        self._signatures.labels(mode, outcome).inc()
 
     def observe_request(self, status: int) -> None:
         """Count one answer of a registry."""

@@ -6,15 +6,13 @@ plan.
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from csi_oras.artifact import planner
-from csi_oras.artifact.kind import Artifact, Kind
+from csi_oras.artifact.kind import Artifact
 from csi_oras.artifact.kinds import kind_of
 from csi_oras.errors import (
     AccessDeniedError,
@@ -26,11 +24,9 @@ from csi_oras.errors import (
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan
-from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
-from csi_oras.oci.selection import Selection
 from csi_oras.policy.access import RepositoryRules
-from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
 from csi_oras.store.content import ContentStore
@@ -40,61 +36,13 @@ from csi_oras.store.trees import TreeStore
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Progress
+from csi_oras.transfer.access import Access
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
-from csi_oras.transfer.resolve import Resolver
-
-
-class PullPolicy(StrEnum):
-    """When the registry is asked, as for container images."""
-
-    ALWAYS = "Always"
-    IF_NOT_PRESENT = "IfNotPresent"
-    NEVER = "Never"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PullRequest:
-    """What is wanted, by whom."""
-
-    reference: Reference
-    platform: Platform
-    selection: Selection
-    policy: PullPolicy
-    credential: Credential | None
-
-    @property
-    def key(self) -> Hashable:
-        """Requests of one key are one job."""
-        return (self.reference, self.platform, self.selection.key, self.policy, self.credential)
-
-    def view_key(self, *, goes_by_reference: bool) -> tuple[Platform, str]:
-        """What decides, beside the root, what a volume shows: for some, its files are named for the reference."""
-        named = f" {self.reference.repository}:{self.reference.tag or ''}" if goes_by_reference else ""
-        return self.platform, f"{self.selection.key}{named}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PulledArtifact:
-    """An artifact that is complete in the store; `path` is the tree, or the only file, that shows it. Bytes."""
-
-    reference: Reference
-    artifact: Digest
-    plan: Digest
-    size: int
-    files: int
-    path: Path
-    fetched: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """An artifact, its kind, and what a volume of it would show."""
-
-    artifact: Artifact
-    kind: Kind
-    plan: Plan
+from csi_oras.transfer.request import Planned, PulledArtifact, PullPolicy, PullRequest
+from csi_oras.transfer.resolve import Resolved, Resolver
+from csi_oras.transfer.verify import Verifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,28 +57,37 @@ class Store:
     grant_key: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What node policy asks of an artifact, as it is in force at the moment: of its repository, signature and size."""
+
+    rules: Callable[[], RepositoryRules]
+    verifier: Verifier
+    limits: Callable[[], ArtifactLimits]
+
+
 class Puller:
     """Starts pulls and finds what needs none."""
 
     def __init__(
         self,
         *,
-        registries: Registries,
+        access: Access,
         store: Store,
         resolver: Resolver,
         gatherer: Gatherer,
-        rules: Callable[[], RepositoryRules],
-        limits: Callable[[], ArtifactLimits],
+        conditions: Conditions,
         executor: Executor,
         metrics: Metrics,
     ) -> None:
-        self._registries = registries
+        self._access = access
         self._store = store
         self._resolver = resolver
         self._gatherer = gatherer
-        self._rules = rules
-        self._limits = limits
-        self._layouter = Layouter(store.content, store.objects, store.trees, limits)
+        self._rules = conditions.rules
+        self._verifier = conditions.verifier
+        self._limits = conditions.limits
+        self._layouter = Layouter(store.content, store.objects, store.trees, conditions.limits)
         self._metrics = metrics
         self.jobs: Jobs[PulledArtifact] = Jobs(executor)
 
@@ -140,19 +97,23 @@ class Puller:
         Raises:
             AccessDeniedError: node policy forbids the repository, or `Never` meets a credential not seen before.
             ArtifactNotFoundError: `Never`, and it is not here.
+            SignatureError: `Never`, and it was not verified as node policy wants it by now.
         """
         self._rules().check(request.reference.repository)
         if request.policy is PullPolicy.ALWAYS:
             return None
-        root = self._store.catalogue.root(request.reference)
-        found = self._granted(request, root) if root else None
-        if found is None and request.policy is PullPolicy.NEVER:
-            raise self._absent(request, root)
-        return found
+        known = self._access.at_once(request.reference.repository, request.brought)
+        if known is None:  # what everybody may read needs no credential, and with it no plugin
+            root = self._store.catalogue.root(request.reference)
+            found = self._granted(request, root) if root else None
+            return self._recalled(request, found) if found else None
+        return self._here(replace(request, credential=known.credential))
 
     def start(self, request: PullRequest) -> Job[PulledArtifact]:
         """Return the job that pulls what is wanted; it goes on whether or not somebody waits."""
-        return self.jobs.join(request.key, lambda progress: self._observed(request, progress))
+        # a job that began before verification was wanted, or with other keys, is not the one to wait for
+        key = (request.key, self._verifier.in_force(request.reference.repository))
+        return self.jobs.join(key, lambda progress: self._observed(request, progress))
 
     def resolve(self, reference: Reference, credential: Credential | None) -> Digest:
         """Ask the registry what `reference` means now, without pulling it.
@@ -161,7 +122,7 @@ class Puller:
             UnobtainableError, UnacceptableError: it cannot be told.
         """
         self._rules().check(reference.repository)
-        client = self._registries.repository(reference.repository, credential)
+        client = self._access.client(reference.repository, credential)
         with _naming(reference):
             return self._resolver.root(client, reference)
 
@@ -172,14 +133,18 @@ class Puller:
             UnobtainableError, UnacceptableError, RequestError: as for the pull itself.
         """
         self._rules().check(request.reference.repository)
-        client = self._registries.repository(request.reference.repository, request.credential)
-        credential = self._hash(request.credential)
         with _naming(request.reference):
-            return self._plan(client, request, credential)
+            return self._access.use(
+                request.reference.repository, request.brought, lambda client: self._planned(client, request)
+            )
 
-    def _plan(self, client: RepositoryClient, request: PullRequest, credential: str) -> Planned:
+    def _planned(self, client: RepositoryClient, request: PullRequest) -> Planned:
+        credential = self._hash(client.credential)
+        resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
+        return self._plan(client, request, resolved, credential)
+
+    def _plan(self, client: RepositoryClient, request: PullRequest, resolved: Resolved, credential: str) -> Planned:
         reference = request.reference
-        resolved = self._resolver.resolve(client, reference, request.platform, credential)
         kind = kind_of(resolved.manifest)
         config = b""
         if kind.reads_config:
@@ -198,6 +163,14 @@ class Puller:
     def _hash(self, credential: Credential | None) -> str:
         return credential.keyed_hash(self._store.grant_key) if credential else ANONYMOUS
 
+    def _here(self, request: PullRequest) -> PulledArtifact | None:
+        """Return the artifact if the store may show it to exactly this credential."""
+        root = self._store.catalogue.root(request.reference)
+        found = self._granted(request, root) if root else None
+        if found is None and request.policy is PullPolicy.NEVER:
+            raise self._absent(request, root)
+        return self._recalled(request, found) if found else None
+
     def _granted(self, request: PullRequest, root: Digest) -> PulledArtifact | None:
         found = self._known(request, root)
         if found is None or not self._store.trees.has(found.laid_out.plan):
@@ -212,6 +185,13 @@ class Puller:
         return find(root, *request.view_key(goes_by_reference=False)) or find(
             root, *request.view_key(goes_by_reference=True)
         )
+
+    def _recalled(self, request: PullRequest, found: PulledArtifact) -> PulledArtifact | None:
+        """Return what is here if it is verified as node policy wants it by now; else it counts as absent."""
+        never = request.policy is PullPolicy.NEVER
+        reference = request.reference
+        is_known = self._verifier.recall(reference.repository, found.verifiable, str(reference), raising=never)
+        return found if is_known else None
 
     def _absent(self, request: PullRequest, root: Digest | None) -> CsiOrasError:
         subject = str(request.reference)
@@ -243,7 +223,12 @@ class Puller:
         registry = request.reference.repository.registry
         try:
             with _naming(request.reference):
-                pulled = self._pull(request, progress)
+                self._rules().check(request.reference.repository)
+                pulled = self._access.use(
+                    request.reference.repository,
+                    request.brought,
+                    lambda client: self._pull(client, replace(request, credential=client.credential), progress),
+                )
         except Exception as error:
             outcome = type(error).__name__
             if isinstance(error, (DigestMismatchError, SizeMismatchError)):
@@ -261,14 +246,19 @@ class Puller:
             )
         return pulled
 
-    def _pull(self, request: PullRequest, progress: Progress) -> PulledArtifact:
-        self._rules().check(request.reference.repository)
-        client = self._registries.repository(request.reference.repository, request.credential)
+    def _pull(self, client: RepositoryClient, request: PullRequest, progress: Progress) -> PulledArtifact:
+        here = self._here(request) if request.policy is not PullPolicy.ALWAYS else None
+        if here:
+            return here
         unchanged = self._unchanged(client, request)
+        subject = str(request.reference)
         if unchanged:
+            self._verifier.verify(client, unchanged.verifiable, subject)
             return unchanged
         credential = self._hash(request.credential)
-        planned, subject = self._plan(client, request, credential), str(request.reference)
+        resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
+        self._verifier.verify(client, (resolved.root, resolved.artifact), subject)
+        planned = self._plan(client, request, resolved, credential)
         artifact, plan = planned.artifact, planned.plan
         self._limits().check(plan, subject)
         self._keep_metadata(artifact, plan)

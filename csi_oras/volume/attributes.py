@@ -14,7 +14,7 @@ from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
 from csi_oras.oci.selection import Selection
 from csi_oras.telemetry.logs import logger
-from csi_oras.transfer.pull import PullPolicy
+from csi_oras.transfer.request import PullPolicy
 from csi_oras.volume.templates import expand
 
 KEYS = (

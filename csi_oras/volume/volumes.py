@@ -22,12 +22,13 @@ from csi_oras.errors import (
 from csi_oras.mount.bind import bind, unbind
 from csi_oras.mount.target import Target, canonical
 from csi_oras.oci.platform import Platform
-from csi_oras.registry import credentials
+from csi_oras.registry.keychain import Keychain
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.secrets import Secret
 from csi_oras.transfer.jobs import Job
-from csi_oras.transfer.pull import PulledArtifact, Puller, PullRequest
+from csi_oras.transfer.pull import Puller
+from csi_oras.transfer.request import PulledArtifact, PullRequest
 from csi_oras.volume.adopt import find_our_mount, tree_size
 from csi_oras.volume.attributes import Attributes
 from csi_oras.volume.locks import KeyedLocks
@@ -43,6 +44,7 @@ class PublishRequest:
     fingerprint: str
     secret: Mapping[str, Secret]
     pod: str
+    tokens: Secret | None = None
 
     def record(self, state: VolumeState, artifact: PulledArtifact | None = None) -> VolumeRecord:
         """Return the record of this volume."""
@@ -79,9 +81,17 @@ class Volumes:
     """The volumes of this node."""
 
     def __init__(
-        self, *, records: VolumeRecords, puller: Puller, kubelet_dir: Path, trees: Path, platform: Platform
+        self,
+        *,
+        records: VolumeRecords,
+        puller: Puller,
+        keychain: Keychain,
+        kubelet_dir: Path,
+        trees: Path,
+        platform: Platform,
     ) -> None:
         self._records = records
+        self._keychain = keychain
         self._puller = puller
         self._kubelet_dir = kubelet_dir
         self._trees = trees
@@ -194,7 +204,7 @@ class Volumes:
         attributes = request.attributes
         reference = attributes.reference
         try:
-            credential = credentials.from_secret(request.secret, reference.repository)
+            found = self._keychain.of_volume(request.secret, request.tokens, reference.repository)
         except UnauthenticatedError as error:
             raise error.about(f"{reference}: {error.subject}") from error
         return PullRequest(
@@ -202,7 +212,8 @@ class Volumes:
             platform=attributes.platform or self._platform,
             selection=attributes.selection,
             policy=attributes.pull_policy,
-            credential=credential,
+            credential=found.credential,
+            tried=found.tried,
         )
 
     def _is_published(self, request: PublishRequest, target: Target) -> bool:

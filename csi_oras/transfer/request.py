@@ -1,0 +1,77 @@
+"""What is wanted of a registry and what came of it: the values that pulls go by."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from csi_oras.artifact.kind import Artifact, Kind
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.plan import Plan
+from csi_oras.oci.platform import Platform
+from csi_oras.oci.reference import Reference
+from csi_oras.oci.selection import Selection
+from csi_oras.registry.credentials import Credential
+from csi_oras.registry.keychain import Found
+
+
+class PullPolicy(StrEnum):
+    """When the registry is asked, as for container images."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullRequest:
+    """What is wanted, by whom: with `credential`, or without one (see `tried`) as the node has it for all."""
+
+    reference: Reference
+    platform: Platform
+    selection: Selection
+    policy: PullPolicy
+    credential: Credential | None
+    tried: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        """Requests of one key are one job."""
+        return (self.reference, self.platform, self.selection.key, self.policy, self.brought)
+
+    @property
+    def brought(self) -> Found:
+        """What the volume itself brings to be let in."""
+        return Found(credential=self.credential, tried=self.tried)
+
+    def view_key(self, *, goes_by_reference: bool) -> tuple[Platform, str]:
+        """What decides, beside the root, what a volume shows: for some, its files are named for the reference."""
+        named = f" {self.reference.repository}:{self.reference.tag or ''}" if goes_by_reference else ""
+        return self.platform, f"{self.selection.key}{named}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PulledArtifact:
+    """An artifact that is complete in the store; `path` is the tree, or the only file, that shows it. Bytes."""
+
+    reference: Reference
+    artifact: Digest
+    plan: Digest
+    size: int
+    files: int
+    path: Path
+    fetched: int = 0
+
+    @property
+    def verifiable(self) -> tuple[Digest, ...]:
+        """The digests of which one must be signed where node policy wants it: the root's and the manifest's."""
+        return (self.reference.digest, self.artifact) if self.reference.digest else (self.artifact,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """An artifact, its kind, and what a volume of it would show."""
+
+    artifact: Artifact
+    kind: Kind
+    plan: Plan
