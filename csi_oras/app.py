@@ -15,6 +15,7 @@ from csi_oras.oci.platform import Platform
 from csi_oras.policy.access import RepositoryRules
 from csi_oras.policy.signatures import VerificationRule
 from csi_oras.registry.client import Registries
+from csi_oras.registry.hosts_dirs import HostsDirectories
 from csi_oras.registry.keychain import Keychain, Sources
 from csi_oras.registry.providers import ProviderSettings
 from csi_oras.registry.service_accounts import ServiceAccountRule
@@ -64,7 +65,7 @@ class Application:
         self.catalogue = Catalogue(self.database)
         self.records = VolumeRecords(self.database)
         self._transport = Transport(observe=self.metrics.observe_request)
-        self.registries = Registries(self._transport)
+        self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
         self.keychain = Keychain(self._sources)
         self._blobs = BlobFetcher(self.content, self._parallelism, self.metrics)
         self._jobs = ThreadPoolExecutor(_PULLS, "pull")

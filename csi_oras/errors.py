@@ -103,6 +103,9 @@ class AccessDeniedError(UnobtainableError):
 class RegistryUnavailableError(UnobtainableError):
     """The registry cannot be reached, fails, or limits our rate."""
 
+    retry_after = 0.0
+    """Seconds for which the registry wants to be left alone; 0 where it does not say."""
+
 
 class NoSpaceError(UnobtainableError):
     """The store has no room for the artifact."""

@@ -161,7 +161,7 @@ def test_manifest_status_means_one_kind_of_error_and_is_not_asked_again(
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
 def test_manifest_status_that_passes_is_asked_again(fake: FakeRegistry, connect: Connect, code: int) -> None:
-    fake.bend("/manifests/", status(code, Retry_After="99999999"), times=1)
+    fake.bend("/manifests/", status(code, Retry_After="-99999999"), times=1)
     assert connect().manifest("v1", limit=LIMIT)
     assert fake.count() == 2
 

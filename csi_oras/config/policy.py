@@ -199,7 +199,6 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
 def _warn_without_effect(policy: Policy, source: str) -> None:
     defaults = Policy()
     without_effect = {
-        "registries.hostsDirs": policy.registries.hosts_dirs != defaults.registries.hosts_dirs,
         "pulls.maxBytesPerSecond": policy.pulls.max_bytes_per_second != 0,
         "store": policy.store != defaults.store,
         "prefetch": bool(policy.prefetch),

@@ -1,5 +1,7 @@
 """What a registry's refusal means, told so that a person can do something about it."""
 
+from collections.abc import Iterable
+
 from csi_oras.errors import (
     AccessDeniedError,
     ArtifactNotFoundError,
@@ -11,7 +13,9 @@ from csi_oras.errors import (
 )
 from csi_oras.oci import document as json
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.retries import asked_pause
 from csi_oras.registry.transport import Response
+from csi_oras.telemetry.secrets import Secret
 
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 _REQUEST_TIMEOUT, _TOO_MANY, _SERVER_FAILED = 408, 429, 500
@@ -19,37 +23,59 @@ LARGEST_ERROR = 16 << 10
 _LONGEST_QUOTE = 200
 
 
-def failure(response: Response, subject: str, credential: Credential | None) -> CsiOrasError:
-    """Return the error that an unexpected status stands for, with the registry's own words."""
-    status, quote = response.status, _quote(response, credential)
+def failure(
+    response: Response,
+    subject: str,
+    credential: Credential | None,
+    *,
+    speaker: str = "the registry",
+    hidden: Iterable[Secret] = (),
+) -> CsiOrasError:
+    """Return the error that an unexpected status stands for, with the words of who answered.
+
+    `hidden` is what these words must not repeat, beside the credential.
+    """
+    status = response.status
+    headers = [secret.reveal() for secret in hidden]
+    secrets = {*(credential.spellings() if credential else ()), *headers, *(text.partition(" ")[2] for text in headers)}
+    quote = _quote(response, secrets)
     if status == _UNAUTHORIZED:
-        if credential is None:
-            return UnauthenticatedError(
-                subject,
-                f"the registry wants a credential{quote}",
-                "name a secret for the volume (nodePublishSecretRef)",
-            )
-        return UnauthenticatedError(
-            subject,
-            f"the registry refuses the credential from {credential.source}{quote}",
-            credential.remedy,
-        )
+        return _unauthorized(subject, speaker, quote, credential)
     if status == _FORBIDDEN:
         who = f"the credential from {credential.source}" if credential else "an anonymous user"
-        return AccessDeniedError(subject, f"the registry does not allow it to {who}{quote}", "ask for access")
+        return AccessDeniedError(subject, f"{speaker} does not allow it to {who}{quote}", "ask for access")
     if status == _NOT_FOUND:
-        return ArtifactNotFoundError(subject, f"the registry does not have it{quote}", "check the reference")
-    if status in (_REQUEST_TIMEOUT, _TOO_MANY) or status >= _SERVER_FAILED:
-        return RegistryUnavailableError(
-            subject, f"the registry answers with status {status}{quote}", "it is tried again"
-        )
-    return BadResponseError(subject, f"the registry answers with status {status}{quote}", "check that it is a registry")
+        return ArtifactNotFoundError(subject, f"{speaker} does not have it{quote}", "check the reference")
+    if may_pass(status):
+        cause = f"{speaker} answers with status {status}{quote}"
+        return unavailable(subject, cause, response.header("Retry-After"))
+    return BadResponseError(subject, f"{speaker} answers with status {status}{quote}", "check that it is a registry")
 
 
-def _quote(response: Response, credential: Credential | None) -> str:
+def may_pass(status: int) -> bool:
+    """Say whether a status is worth another attempt."""
+    return status in (_REQUEST_TIMEOUT, _TOO_MANY) or status >= _SERVER_FAILED
+
+
+def unavailable(subject: str, cause: str, retry_after: str) -> RegistryUnavailableError:
+    """Return the error of a server that may do better later, and says so in its Retry-After."""
+    error = RegistryUnavailableError(subject, cause, "it is tried again")
+    error.retry_after = asked_pause(retry_after)
+    return error
+
+
+def _unauthorized(subject: str, speaker: str, quote: str, credential: Credential | None) -> CsiOrasError:
+    if credential is None:
+        remedy = "name a secret for the volume (nodePublishSecretRef)"
+        return UnauthenticatedError(subject, f"{speaker} wants a credential{quote}", remedy)
+    cause = f"{speaker} refuses the credential from {credential.source}{quote}"
+    return UnauthenticatedError(subject, cause, credential.remedy)
+
+
+def _quote(response: Response, secrets: Iterable[str]) -> str:
     """Return the registry's own words (distribution-spec, Error Codes), short and harmless.
 
-    Words that repeat the credential are left out: events are read by more people than secrets.
+    Words that repeat a secret are left out: events are read by more people than secrets.
     """
     try:
         document = json.parse_object(response.read(LARGEST_ERROR), "error")
@@ -57,6 +83,6 @@ def _quote(response: Response, credential: Credential | None) -> str:
         said = json.text(first, "message", "error", "") or json.text(first, "code", "error", "")
     except (CsiOrasError, IndexError):
         return ""
-    if credential and any(secret in said for secret in filter(None, credential.spellings())):
+    if any(secret in said for secret in filter(None, secrets)):
         return ""
     return f' ("{printable(said, _LONGEST_QUOTE)}")' if said else ""

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from csi_oras.errors import BadResponseError, RegistryUnavailableError, UnacceptableError, UnauthenticatedError
+from csi_oras.errors import BadResponseError, UnacceptableError, UnauthenticatedError
 from csi_oras.oci import document as json
 from csi_oras.oci.reference import Repository
 from csi_oras.registry import hosts
 from csi_oras.registry.challenge import Challenge, parse
+from csi_oras.registry.channel import Channel
 from csi_oras.registry.credentials import Credential, CredentialKind
-from csi_oras.registry.transport import Origin, Transport
+from csi_oras.registry.failures import may_pass, unavailable
+from csi_oras.registry.transport import Origin, Response, Transport
 from csi_oras.telemetry.secrets import Secret
 
 _LARGEST_ANSWER = 64 << 10
@@ -22,7 +24,6 @@ _LONGEST_LIFE = 3600.0
 _MOST_TOKENS = 4096
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _OK = 200
-_TOO_MANY, _SERVER_FAILED = 429, 500
 _NOT_THIS_WAY = frozenset({400, 401, 403, 404, 405, 501})
 """What token endpoints say to a way of asking that they do not know."""
 _CLIENT = "csi-oras"
@@ -41,6 +42,13 @@ class Access:
     repository: Repository
     actions: str
     credential: Credential | None
+    name: str = ""
+    """What the host calls the repository, where that is not its name."""
+
+    @property
+    def scope(self) -> str:
+        """Return what a token is asked for."""
+        return f"repository:{self.name or self.repository.name}:{self.actions}"
 
 
 class Tokens:
@@ -64,8 +72,10 @@ class Tokens:
             if self._headers.get(access, (None, 0.0))[0] == header:
                 del self._headers[access]
 
-    def answer(self, access: Access, www_authenticate: str) -> Secret | None:
+    def answer(self, access: Access, www_authenticate: str, channel: Channel | None = None) -> Secret | None:
         """Return the header that answers a 401, or None where there is nothing to answer with.
+
+        A token endpoint is reached over `channel`, as the host that names it.
 
         Raises:
             BadResponseError: a token endpoint that we do not go to, or one that does not behave.
@@ -74,7 +84,7 @@ class Tokens:
         """
         challenges = {challenge.scheme: challenge for challenge in reversed(parse(www_authenticate))}
         if bearer := challenges.get("bearer"):
-            header, life = self._fetch(access, bearer)
+            header, life = self._fetch(access, bearer, channel)
         elif "basic" in challenges and access.credential:
             _refuse_identity_token(access.credential, access.repository.registry)
             header, life = access.credential.basic(), _LONGEST_LIFE
@@ -86,20 +96,21 @@ class Tokens:
             self._headers[access] = (header, self._clock() + life)
         return header
 
-    def _fetch(self, access: Access, challenge: Challenge) -> tuple[Secret, float]:
+    def _fetch(self, access: Access, challenge: Challenge, channel: Channel | None) -> tuple[Secret, float]:
         realm = challenge.parameters.get("realm", "")
         hosts.check_realm(Origin.of(realm), access.origin)
-        scope = f"repository:{access.repository.name}:{access.actions}"
-        query = {"scope": scope}
+        query = {"scope": access.scope}
         if service := challenge.parameters.get("service"):
             query = {"service": service, **query}
         refusal: Exception | None = None
         for question in _questions(realm, query, access.credential):
-            with self._transport.request(question.method, question.url, question.headers, question.body) as response:
+            with self._transport.request(
+                question.method, question.url, question.headers, question.body, channel=channel
+            ) as response:
                 if response.status == _OK:
                     body = response.read(_LARGEST_ANSWER)
                     return _read_token(body, f"token endpoint of {access.repository.registry}")
-                refusal = refusal or _refused(access, response.status)
+                refusal = refusal or _refused(access, response)
                 if response.status not in _NOT_THIS_WAY:
                     break
         raise refusal or UnauthenticatedError("token endpoint", "was not asked")
@@ -143,10 +154,10 @@ def _refuse_identity_token(credential: Credential, registry: str) -> None:
         raise UnauthenticatedError(f"registry {registry}", cause, "give it a user name and a password")
 
 
-def _refused(access: Access, status: int) -> Exception:
-    subject = f"token endpoint of {access.repository.registry}"
-    if status == _TOO_MANY or status >= _SERVER_FAILED:
-        return RegistryUnavailableError(subject, f"answered with status {status}", "it is tried again")
+def _refused(access: Access, response: Response) -> Exception:
+    subject, status = f"token endpoint of {access.repository.registry}", response.status
+    if may_pass(status):
+        return unavailable(subject, f"answered with status {status}", response.header("Retry-After"))
     if access.credential:
         return UnauthenticatedError(
             subject, f"refused the credential from {access.credential.source} (status {status})", "correct it"

@@ -18,6 +18,7 @@ from typing import IO, Self
 from urllib.parse import SplitResult, urlsplit
 
 from csi_oras.errors import BadResponseError, RegistryUnavailableError
+from csi_oras.registry.channel import Channel
 from csi_oras.registry.pace import PacedResponse
 
 STALL_SECONDS = 30.0
@@ -28,6 +29,8 @@ IDLE_PER_ORIGIN = 32
 _UPLOAD_BYTES = 1 << 20
 """What is read of a file at once to be sent."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
+"""How OpenSSL calls the answer of a server that speaks plain HTTP."""
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # what else there is, resolvers fold into names that nobody checked
 
 
@@ -88,15 +91,24 @@ class _Request:
     target: str
     headers: Mapping[str, str]
     body: bytes | IO[bytes] | None
+    channel: Channel | None
+
+    @property
+    def key(self) -> "_Key":
+        return self.origin, self.channel
+
+
+_Key = tuple[Origin, Channel | None]
 
 
 class Response:
     """A response whose body is still to be read; close it, or use it in a with statement."""
 
-    def __init__(self, pool: "Transport", origin: Origin, connection: http.client.HTTPConnection) -> None:
+    def __init__(self, pool: "Transport", request: _Request, connection: http.client.HTTPConnection) -> None:
         self._pool = pool
+        self._key = request.key
         self._connection = connection
-        self.origin = origin
+        self.origin = request.origin
         self._response = connection.getresponse()
         self.status = self._response.status
 
@@ -143,13 +155,46 @@ class Response:
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
         if self._response.isclosed() and not self._response.will_close:
-            self._pool.put_back(self.origin, self._connection)
+            self._pool.put_back(self._key, self._connection)
         else:
             self._connection.close()
 
 
+class _Connection(http.client.HTTPConnection):
+    """A connection to an origin, made as its channel says."""
+
+    response_class = PacedResponse
+
+    def __init__(self, origin: Origin, context: ssl.SSLContext, channel: Channel | None, stall_seconds: float) -> None:
+        dial_seconds = channel.dial_seconds if channel else None
+        super().__init__(origin.host, origin.port, timeout=dial_seconds or stall_seconds, blocksize=_UPLOAD_BYTES)
+        self.default_port = _DEFAULT_PORTS[origin.scheme]
+        self._stall_seconds = stall_seconds
+        self._tries_tls = origin.scheme == "http" and channel is not None and channel.tries_tls
+        self._context = (
+            context if origin.scheme == "https" or (self._tries_tls and origin.port != self.default_port) else None
+        )
+
+    def connect(self) -> None:
+        """Connect within the dial timeout; after that, the time for a stall counts."""
+        self._dial()
+        if self._context is None:
+            return
+        try:
+            self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host)
+        except ssl.SSLError as error:
+            if not self._tries_tls or error.reason not in _NO_TLS:
+                raise
+            self.close()
+            self._dial()  # its URL says plain HTTP, and that is what it speaks
+
+    def _dial(self) -> None:
+        super().connect()
+        self.sock.settimeout(self._stall_seconds)
+
+
 class Transport:
-    """Opens, keeps and hands out connections by origin."""
+    """Opens, keeps and hands out connections by origin and channel."""
 
     def __init__(
         self,
@@ -162,7 +207,8 @@ class Transport:
         self._stall_seconds = stall_seconds
         self._observe = observe
         self._lock = threading.Lock()
-        self._idle: dict[Origin, list[tuple[float, http.client.HTTPConnection]]] = {}
+        self._idle: dict[_Key, list[tuple[float, http.client.HTTPConnection]]] = {}
+        self._swept = time.monotonic()
 
     def request(
         self,
@@ -170,25 +216,27 @@ class Transport:
         url: str,
         headers: Mapping[str, str],
         body: bytes | IO[bytes] | None = None,
+        *,
+        channel: Channel | None = None,
     ) -> Response:
-        """Send one request and return its response with the headers read.
+        """Send one request, over a connection of `channel`, and return its response with the headers read.
 
         Raises:
             RegistryUnavailableError: no connection, or it broke before there was an answer.
         """
-        request = _Request(Origin.of(url), method, target_of(url), headers, body)
-        connection = self._take(request.origin)
+        request = _Request(Origin.of(url), method, target_of(url), headers, body, channel)
+        connection = self._take(request.key)
         if connection is not None and body is None:
             try:  # the peer may just have closed what was idle: that is no failure of the registry
                 return self._send(request, connection)
             except RegistryUnavailableError:
                 connection = None
-        return self._send(request, connection or self._open(request.origin))
+        return self._send(request, connection or self._open(*request.key))
 
     def _send(self, request: "_Request", connection: http.client.HTTPConnection) -> Response:
         try:
             connection.request(request.method, request.target, body=request.body, headers=dict(request.headers))
-            response = Response(self, request.origin, connection)
+            response = Response(self, request, connection)
         except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a host that is no DNS name
             connection.close()
             raise unreachable(request.origin, error) from error
@@ -198,22 +246,14 @@ class Transport:
         self._observe(response.status)
         return response
 
-    def _open(self, origin: Origin) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection
-        timeout, blocksize = self._stall_seconds, _UPLOAD_BYTES
-        if origin.scheme == "https":
-            connection = http.client.HTTPSConnection(
-                origin.host, origin.port, timeout=timeout, context=self._tls, blocksize=blocksize
-            )
-        else:
-            connection = http.client.HTTPConnection(origin.host, origin.port, timeout=timeout, blocksize=blocksize)
-        connection.response_class = PacedResponse
-        return connection
+    def _open(self, origin: Origin, channel: Channel | None) -> http.client.HTTPConnection:
+        context = channel.context if channel else None
+        return _Connection(origin, context or self._tls, channel, self._stall_seconds)
 
-    def _take(self, origin: Origin) -> http.client.HTTPConnection | None:
+    def _take(self, key: _Key) -> http.client.HTTPConnection | None:
         while True:
             with self._lock:
-                idle = self._idle.get(origin)
+                idle = self._idle.get(key)
                 if not idle:
                     return None
                 since, connection = idle.pop()
@@ -221,14 +261,27 @@ class Transport:
                 return connection
             connection.close()
 
-    def put_back(self, origin: Origin, connection: http.client.HTTPConnection) -> None:
-        """Keep an idle connection for the next request to `origin`."""
+    def put_back(self, key: _Key, connection: http.client.HTTPConnection) -> None:
+        """Keep an idle connection for the next request to the same origin over the same channel."""
         with self._lock:
-            idle = self._idle.setdefault(origin, [])
-            if len(idle) < IDLE_PER_ORIGIN:
+            idle = self._idle.setdefault(key, [])
+            kept = len(idle) < IDLE_PER_ORIGIN
+            if kept:
                 idle.append((time.monotonic(), connection))
-                return
-        connection.close()
+            surplus = self._sweep() if kept else [connection]
+        for unwanted in surplus:
+            unwanted.close()
+
+    def _sweep(self) -> list[http.client.HTTPConnection]:
+        """Take out what nobody has used for long: a channel that a changed file replaced is never asked for again."""
+        oldest = time.monotonic() - IDLE_SECONDS
+        if self._swept > oldest:
+            return []
+        self._swept = time.monotonic()
+        stale = [connection for idle in self._idle.values() for since, connection in idle if since < oldest]
+        fresh = {key: [item for item in idle if item[0] >= oldest] for key, idle in self._idle.items()}
+        self._idle = {key: idle for key, idle in fresh.items() if idle}
+        return stale
 
     def close(self) -> None:
         """Close every idle connection."""

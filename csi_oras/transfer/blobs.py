@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from csi_oras.errors import UnacceptableError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.registry.client import RepositoryClient, retried
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.retries import retried
 from csi_oras.store.content import ContentStore
 from csi_oras.store.ingest import Ingest
 from csi_oras.telemetry.metrics import Metrics

@@ -8,7 +8,9 @@ import secrets
 
 from csi_oras.errors import AccessDeniedError, DigestMismatchError
 from csi_oras.oci.descriptor import Descriptor
-from csi_oras.registry.client import BlobStream, RepositoryClient, retried
+from csi_oras.registry.answers import BlobStream
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.retries import retried
 from csi_oras.store.content import ContentStore
 
 _WINDOW_BYTES = 4096

@@ -16,7 +16,8 @@ from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.reference import Reference
-from csi_oras.registry.client import RepositoryClient, retried
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.retries import retried
 from csi_oras.telemetry.progress import Counter, Progress
 
 _PARALLEL = 4

@@ -10,7 +10,9 @@ from concurrent.futures import Executor, Future
 
 from csi_oras.errors import RegistryUnavailableError, SizeMismatchError
 from csi_oras.oci.digest import Digest
-from csi_oras.registry.client import BlobStream, RepositoryClient, retried
+from csi_oras.registry.answers import BlobStream
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.retries import retried
 from csi_oras.store.ingest import Ingest
 
 BUFFER_BYTES = 512 << 10

@@ -10,7 +10,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.oci.manifest import Index, Manifest
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
-from csi_oras.registry.client import FetchedManifest, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import Grants
 
@@ -124,7 +124,7 @@ class Resolver:
         return None if content is None else _Document(digest, content, "")
 
     def _fetch(self, client: RepositoryClient, identifier: str, expected: Digest | None) -> _Document:
-        fetched: FetchedManifest = client.manifest(identifier, limit=self._limits().manifest_bytes, expected=expected)
+        fetched = client.manifest(identifier, limit=self._limits().manifest_bytes, expected=expected)
         return _Document(fetched.digest, fetched.content, fetched.media_type)
 
     def _parse(self, document: _Document, subject: str) -> Manifest | Index:

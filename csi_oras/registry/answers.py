@@ -1,0 +1,108 @@
+"""What registries answer: a manifest, the bytes of a blob, and the checks of what they say of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from csi_oras.errors import BadResponseError, RegistryUnavailableError, SizeMismatchError, printable
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.registry.transport import Response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedManifest:
+    """The bytes of a manifest, their own digest, and the media type that the registry gave."""
+
+    content: bytes
+    digest: Digest
+    media_type: str
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Describe the bytes themselves."""
+        return Descriptor(media_type=self.media_type, digest=self.digest, size=len(self.content))
+
+
+class BlobStream:
+    """Bytes of a blob, of a span of it as far as the response goes; use it in a with statement."""
+
+    def __init__(self, response: Response, span: tuple[int, int], *, partial: bool, broken: Callable[[], None]) -> None:
+        """Call `broken` when the response ends before its span does."""
+        self._response = response
+        self.start, end = span
+        self._left = end - self.start
+        self.partial = partial
+        self._broken = broken
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer` as far as the stream goes and return the count; 0 is the end.
+
+        Raises:
+            RegistryUnavailableError: the connection broke or stalled.
+        """
+        try:
+            count = self._response.readinto(buffer)
+        except RegistryUnavailableError:
+            self._broken()
+            raise
+        self._left -= count
+        if not count and self._left > 0 and len(buffer):
+            self._broken()
+        return count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.close()
+
+
+def refuse_encoded(response: Response, subject: str) -> None:
+    """Let an answer pass that is what its digest is of.
+
+    Raises:
+        BadResponseError: it is encoded.
+    """
+    if response.header("Content-Encoding").lower() not in ("", "identity"):
+        raise BadResponseError(subject, "comes encoded, though that was not asked for", "check that it is a registry")
+
+
+def digest_like(expected: Digest, content: bytes) -> Digest:
+    """Return the digest of `content` by the algorithm of another."""
+    hasher = expected.hasher()
+    hasher.update(content)
+    return Digest(expected.algorithm, hasher.hexdigest())
+
+
+def check_length(length: str, size: int, subject: str) -> None:
+    """Let a Content-Length pass that is the size of the blob, or none.
+
+    Raises:
+        SizeMismatchError: it is another.
+    """
+    if length and length != str(size):
+        cause = f"has {printable(length, 20)} bytes instead of {size}"
+        raise SizeMismatchError(subject, cause, "push it again, or report it")
+
+
+def check_range(content_range: str, start: int, last: int, size: int, subject: str) -> None:
+    """Let a Content-Range pass that is the span which was asked for.
+
+    Raises:
+        SizeMismatchError: the blob has another size.
+        BadResponseError: it is another span.
+    """
+    total = content_range.rpartition("/")[2]
+    if total.isdigit() and total != str(size):
+        raise SizeMismatchError(
+            subject, f"has {printable(total, 20)} bytes instead of {size}", "push it again, or report it"
+        )
+    if content_range.replace(" ", "") not in (f"bytes{start}-{last}/{size}", f"bytes{start}-{last}/*"):
+        raise BadResponseError(
+            subject,
+            f'asked for bytes {start}-{last} of {size}, the registry sends "{printable(content_range, 60)}"',
+        )
