@@ -103,11 +103,16 @@ def pods(settings: Settings, namespace: str, artifact: str) -> Iterator[dict[str
             delete(text, namespace)
 
 
-def push(reference: str, directory: Path, *options: str, password: str = "") -> None:
-    """Push FILES with the project's own command."""
+def write_files(directory: Path) -> None:
+    """Write FILES."""
     for name, content in FILES.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(content)
+
+
+def push(reference: str, directory: Path, *options: str, password: str = "") -> None:
+    """Push FILES with the project's own command."""
+    write_files(directory)
     command = [sys.executable, "-m", "csi_oras", "push", reference, *sorted({name.split("/")[0] for name in FILES})]
     state = ["--state-dir", str(directory.with_name(f"{directory.name}-state"))]
     subprocess.run([*command, *state, *options], cwd=directory, input=password, text=True, check=True, timeout=120)

@@ -92,6 +92,14 @@ def example(name: str, settings: Settings) -> str:
     return text
 
 
+def inline(pod: str, attributes: Mapping[str, str], settings: Settings) -> str:
+    """Return the inline example as a pod of this name, with these attributes and no others."""
+    document = yaml.safe_load(example("inline", settings))
+    document["metadata"]["name"] = pod
+    document["spec"]["volumes"][0]["csi"]["volumeAttributes"] = dict(attributes)
+    return yaml.safe_dump(document)
+
+
 def _overlay(settings: Settings, directory: Path) -> dict[str, object]:
     overlay: dict[str, object] = {"resources": [os.path.relpath(BASE, directory)]}
     if settings.image:

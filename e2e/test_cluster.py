@@ -1,6 +1,9 @@
 """What pods see of their volumes on a cluster, while the driver comes, is restarted and goes; in this order."""
 
+import hashlib
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,11 @@ from e2e.cluster import (
     run_inside,
     wait_ready,
 )
-from e2e.conftest import EXAMPLES, FILES, push
+from e2e.conftest import EXAMPLES, FILES, push, write_files
 from e2e.manifests import NAMESPACE, SYSTEM, Settings
+from e2e.publisher import publish
+from tests.support.kinds_archives import DIRECTORY, Packed, oras_directory, pack
+from tests.support.tars import tar
 
 DRIVER = "csi.oras.land"
 SHOWN = {
@@ -43,6 +49,30 @@ def driver_pods() -> list[str]:
     """Return the pods of the DaemonSet."""
     found = get("pods", "--selector", "app.kubernetes.io/component=node", namespace=SYSTEM)
     return [pod["metadata"]["name"] for pod in found["items"]]
+
+
+def told(pod: str, sentence: str) -> bool:
+    """Whether an event of a pod says why its volume is not there."""
+    events = get("events", "--field-selector", f"involvedObject.name={pod}", namespace=NAMESPACE)["items"]
+    return any(event["reason"] == "FailedMount" and sentence in event["message"] for event in events)
+
+
+@contextmanager
+def applied(text: str) -> Iterator[None]:
+    """Have what manifests name for a while."""
+    apply(text, NAMESPACE)
+    try:
+        yield
+    finally:
+        delete(text, NAMESPACE)
+
+
+@contextmanager
+def running(pod: str, settings: Settings, reference: str, **attributes: str) -> Iterator[None]:
+    """Have a pod run with a volume of what the registry has for `reference` now."""
+    with applied(manifests.inline(pod, {"reference": reference, "pullPolicy": "Always", **attributes}, settings)):
+        wait_ready(pod, NAMESPACE)
+        yield
 
 
 def mounts() -> int:
@@ -89,21 +119,66 @@ def test_claim_when_bound_pins_the_tag_to_a_digest() -> None:
     assert re.search(r"@sha256:[0-9a-f]{64}$", volume["spec"]["csi"]["volumeAttributes"]["reference"])
 
 
-@pytest.mark.usefixtures("artifact")
-def test_bad_reference_when_mounted_is_said_in_an_event_of_the_pod(settings: Settings, namespace: str) -> None:
+@pytest.mark.usefixtures("artifact", "namespace")
+def test_bad_reference_when_mounted_is_said_in_an_event_of_the_pod(settings: Settings) -> None:
     wrong = f"{settings.registry}/examples/model:no-such-tag"
     text = manifests.example("inline", settings).replace(f"{settings.registry}/examples/model:v1", wrong)
     text = text.replace("oras-inline", "oras-wrong")
-    apply(text, namespace)
+    with applied(text):
+        eventually(lambda: told("oras-wrong", wrong), "an event that names the reference")
 
-    def told() -> bool:
-        events = get("events", "--field-selector", "involvedObject.name=oras-wrong", namespace=namespace)["items"]
-        return any(event["reason"] == "FailedMount" and wrong in event["message"] for event in events)
 
-    try:
-        eventually(told, "an event that names the reference")
-    finally:
-        delete(text, namespace)
+@pytest.mark.usefixtures("namespace")
+@pytest.mark.parametrize("kind", ["image", "oras", "modelpack zstd"])
+def test_packed_directory_when_read_in_the_pod_is_unpacked(settings: Settings, tmp_path: Path, kind: str) -> None:
+    write_files(tmp_path)
+    name = kind.replace(" ", "-")
+    reference = f"{settings.registry}/examples/{name}:v1"
+    publish(reference, pack(kind, tmp_path))
+    with running(f"oras-{name}", settings, reference):
+        assert contents(f"oras-{name}") == {f"{DIRECTORY}/{file}": content for file, content in FILES.items()}
+
+
+@pytest.mark.usefixtures("namespace")
+def test_path_to_a_file_of_an_archive_when_read_in_the_pod_is_the_volume(settings: Settings, tmp_path: Path) -> None:
+    write_files(tmp_path)
+    reference = f"{settings.registry}/examples/oras:v1"
+    publish(reference, pack("oras", tmp_path))
+    with running("oras-file", settings, reference, path=f"{DIRECTORY}/weights/layer-0.bin"):
+        assert run_inside("oras-file", "cat /model", NAMESPACE) == FILES["weights/layer-0.bin"]
+
+
+@pytest.mark.usefixtures("namespace")
+def test_metadata_when_read_in_the_pod_is_what_the_registry_has(settings: Settings, tmp_path: Path) -> None:
+    write_files(tmp_path)
+    reference = f"{settings.registry}/examples/image:v1"
+    packed = pack("image", tmp_path)
+    digest = publish(reference, packed)
+    with running("oras-metadata", settings, reference, metadata="true", path=DIRECTORY):
+        shown = contents("oras-metadata")
+    manifest = shown.pop(".oci/manifest.json")
+    assert f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}" == digest
+    assert shown.pop(".oci/reference").strip() == f"{reference}@{digest}"
+    assert shown.pop(".oci/config") == packed.config.content.decode()
+    assert shown == FILES
+
+
+@pytest.mark.usefixtures("namespace")
+@pytest.mark.parametrize(
+    ("member", "sentence"),
+    [
+        pytest.param({"name": "../evil"}, 'member "../evil" has a ".." component', id="outside"),
+        pytest.param({"name": "tree/x", "type": "character"}, 'member "tree/x" is a character device', id="device"),
+    ],
+)
+def test_hostile_archive_when_mounted_is_said_in_an_event_of_the_pod(
+    settings: Settings, member: Mapping[str, str], sentence: str, request: pytest.FixtureRequest
+) -> None:
+    pod = f"oras-{request.node.callspec.id}"
+    reference = f"{settings.registry}/examples/hostile:{request.node.callspec.id}"
+    publish(reference, Packed(layers=[oras_directory(DIRECTORY, tar([member]))]))
+    with applied(manifests.inline(pod, {"reference": reference}, settings)):
+        eventually(lambda: told(pod, sentence), "an event that names the member")
 
 
 @pytest.mark.usefixtures("pods")
