@@ -84,7 +84,7 @@ def _versions(bench: Workbench) -> Iterator[list[Sample]]:
 
 def _row(name: str, what: str, bench: Workbench, artifacts: Sequence[Artifact], peer: _Peer | None) -> Row:
     scale = bench.scale
-    amount = f"{scale.version_files} files of {scale.version_bytes >> 20} MiB"
+    amount = f"{scale.version_files} files, {scale.version_bytes >> 20} MiB"
     row = Row(name=name, work=f"disk of {len(artifacts)} versions, 10 % of the files new in each: {what}, {amount}")
     ours = _our_disk(bench, artifacts)
     row.figures = [_figure("csi-oras", Kind.OURS, [usage[_WHOLE] for usage in ours])]

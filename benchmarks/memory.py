@@ -25,7 +25,7 @@ def unpack_memory(bench: Workbench, _peers: set[str], _runs: int) -> Row:
     """Pull and unpack an image, and watch the driver."""
     files = bench.samples()
     artifact = bench.image("image", in_layers(files))
-    work = f"resident memory, unpacking an image of {len(files)} files, {artifact.unpacked >> 20} MiB"
+    work = f"resident memory, unpacking an image of {len(files)} files, {artifact.unpacked / 2**20:.0f} MiB"
     return _watched(bench, artifact, Row(name="unpack-memory", work=work))
 
 

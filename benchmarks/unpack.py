@@ -37,7 +37,7 @@ def _row(name: str, work: str, bench: Workbench, contenders: list[Contender], ru
 
 
 def _amount(artifact: Artifact, files: int) -> str:
-    return f"{files} files of {artifact.unpacked >> 20} MiB, {artifact.size >> 20} MiB packed, loopback"
+    return f"{files} files, {artifact.unpacked / 2**20:.0f} MiB, packed {artifact.size / 2**20:.0f} MiB, loopback"
 
 
 def _ours(artifact: Artifact) -> list[Contender]:
