@@ -1,6 +1,7 @@
 """Certificates of a test's own: an authority, and what it signs, as files."""
 
 import ipaddress
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -65,3 +66,13 @@ def locked(key: Path) -> bytes:
     loaded = serialization.load_pem_private_key(key.read_bytes(), None)
     encryption = serialization.BestAvailableEncryption(b"passphrase")
     return loaded.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def server_context(pair: tuple[Path, Path], clients: Path | None = None) -> ssl.SSLContext:
+    """Return what a server shows, and whose clients alone it lets in."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+    if clients:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
