@@ -24,11 +24,11 @@ from csi_oras.registry import answers, referrers
 from csi_oras.registry.answers import BlobStream, FetchedManifest
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.failures import LARGEST_ERROR
-from csi_oras.registry.host import RegistryHost
+from csi_oras.registry.host import RegistryHost, lenders
 from csi_oras.registry.hosts_dirs import HostsDirectories
 from csi_oras.registry.hosts_file import Capability
 from csi_oras.registry.retries import retried
-from csi_oras.registry.rota import Rota
+from csi_oras.registry.rota import DOUBT_SECONDS, Rota
 from csi_oras.registry.session import Session, joined
 from csi_oras.registry.tokens import Tokens
 from csi_oras.registry.transport import Origin, Transport
@@ -51,6 +51,18 @@ class RepositoryClient:
         self.credential = credential
         self._sessions = sessions
         self._rota = rota
+
+    @property
+    def lenders(self) -> str:
+        """Return what stands in grants for the mirrors that this client may have read from."""
+        return lenders(session.host for session in self._sessions)
+
+    def doubt_mirrors(self) -> bool:
+        """Ask mirrors last for a while, since one may have sent wrong bytes; say whether that leaves another host."""
+        mirrors = [session.host for session in self._sessions if not session.host.is_own]
+        for mirror in mirrors:
+            self._rota.rest(mirror, DOUBT_SECONDS)
+        return 0 < len(mirrors) < len(self._sessions)
 
     def manifest(self, identifier: str, *, limit: int, expected: Digest | None = None) -> FetchedManifest:
         """Fetch a manifest or an index by tag or digest; at most `limit` bytes.
@@ -296,6 +308,14 @@ class Registries:
             RegistryUnavailableError: what the node says about it cannot be read.
         """
         return self._directories.hosts_of(registry)
+
+    def lenders(self, registry: str) -> str:
+        """Return what stands in grants for the mirrors that `registry` has now.
+
+        Raises:
+            RegistryUnavailableError: what the node says about it cannot be read.
+        """
+        return lenders(self.hosts(registry))
 
     def repository(self, repository: Repository, credential: Credential | None) -> RepositoryClient:
         """Return a repository as `credential` sees it.

@@ -1,6 +1,7 @@
 """One host of a registry: the registry itself, or a mirror that an administrator has named."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlencode, urlsplit
@@ -10,6 +11,12 @@ from csi_oras.registry.channel import Channel
 from csi_oras.registry.hosts_file import ALL, Capability
 from csi_oras.registry.transport import Origin
 from csi_oras.telemetry.secrets import Secret
+
+
+def lenders(hosts: Iterable["RegistryHost"]) -> str:
+    """Return what stands in grants for those of `hosts` that lend access, or nothing where none does."""
+    urls = sorted(host.url for host in hosts if host.lends_access)
+    return hashlib.sha256("\n".join(urls).encode()).hexdigest()[:32] if urls else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +56,11 @@ class RegistryHost:
         """Whether this is the registry itself, which its credentials are for; all others are mirrors."""
         netloc = urlsplit(self.url).netloc
         return canonical_host(netloc) == self.registry
+
+    @property
+    def lends_access(self) -> bool:
+        """Whether it answers everybody on this node alike, by the administrator's decision and not the registry's."""
+        return not self.is_own or bool(self.headers)
 
     @property
     def name(self) -> str:

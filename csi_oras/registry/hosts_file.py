@@ -90,7 +90,8 @@ def _unknown(document: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]
 
 def _entry(server: str, table: Mapping[str, Any], directory: Path, *, root: bool = False) -> HostEntry:
     try:
-        url = _url(server, override=_typed(table, "override_path", bool, default=False)) if server or not root else ""
+        override = _typed(table, "override_path", bool, default=False)
+        url = _url(server, override=override) if server or not root else ""
         entry = HostEntry(
             url=url,
             capabilities=_capabilities(table),
@@ -104,7 +105,8 @@ def _entry(server: str, table: Mapping[str, Any], directory: Path, *, root: bool
         )
     except (WrongHostsFileError, BadResponseError) as error:
         cause = error.cause if isinstance(error, BadResponseError) else str(error)
-        where = "server" if root else f'host "{server}"'
+        shown = server.rpartition("@")[2]  # what stands before it may be a password
+        where = "server" if root else f'host "{shown}"'
         raise WrongHostsFileError(f"{printable(where, 200)}: {cause}") from None
     return entry
 

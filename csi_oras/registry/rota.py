@@ -17,6 +17,8 @@ from csi_oras.telemetry.logs import logger
 REST_SECONDS = 30.0
 PAUSE_SECONDS = 10.0
 """Rest of a host whose answer broke off: long enough for the rest of that answer to come from another."""
+DOUBT_SECONDS = 300.0
+"""Rest of a mirror that may have sent wrong bytes."""
 
 _Result = TypeVar("_Result")
 
@@ -66,7 +68,10 @@ def _summed_up(errors: list[CsiOrasError], names: list[str]) -> CsiOrasError:
     *others, last = errors
     if not others:
         return last
-    said = "; ".join(f"{name}: {error.cause}" for name, error in zip(names, others, strict=False))
+    said = "; ".join(
+        error.cause if name in error.cause else f"{name}: {error.cause}"
+        for name, error in zip(names, others, strict=False)
+    )
     summed_up = type(last)(last.subject, f"{last.cause} (before that, {said})", last.remedy)
     if isinstance(last, RegistryUnavailableError) and isinstance(summed_up, RegistryUnavailableError):
         summed_up.retry_after = last.retry_after

@@ -104,10 +104,12 @@ class Session:
         Raises:
             CsiOrasError: what any other status stands for.
         """
-        if response.status not in statuses:
-            raise failure(
-                response, subject, self._credential, speaker=self.host.name, hidden=self.host.headers.values()
-            )
+        if response.status in statuses:
+            return
+        speaker = self.host.name
+        if response.origin != self.host.origin:
+            speaker = f"{response.origin}, where {speaker} sends us,"
+        raise failure(response, subject, self._credential, speaker=speaker, hidden=self.host.headers.values())
 
     def _access(self, actions: str) -> Access:
         name = self.host.scope_name(self._repository.name)

@@ -185,7 +185,6 @@ class _Connection(http.client.HTTPConnection):
         except ssl.SSLError as error:
             if not self._tries_tls or error.reason not in _NO_TLS:
                 raise
-            self.close()
             self._dial()  # its URL says plain HTTP, and that is what it speaks
 
     def _dial(self) -> None:

@@ -1,6 +1,7 @@
 """Grants: which repository was readable with which credential, so that a cached artifact is no way around access.
 
 A credential is known here by a keyed hash only; the empty one stands for anonymous, which opens to everybody.
+What was read where mirrors were asked, too, counts as long as the same mirrors are.
 """
 
 import os
@@ -15,6 +16,11 @@ ANONYMOUS = ""
 _KEY_BYTES = 32
 
 
+def holder(credential: str, mirrors: str) -> str:
+    """Return what a grant is given to: a credential, and the mirrors by which it may have read."""
+    return f"{credential}@{mirrors}" if mirrors else credential
+
+
 class Grants:
     """The records that (repository, digest) was readable with a credential."""
 
@@ -22,9 +28,11 @@ class Grants:
         self._database = database
 
     def allow(self, repository: Repository, digest: Digest, credential: str) -> bool:
-        """Say whether `credential`, or anybody, was seen to read `digest` in `repository`."""
-        statement = "SELECT 1 FROM grants WHERE repository = ? AND digest = ? AND credential IN (?, '')"
-        return bool(self._database.query(statement, str(repository), str(digest), credential))
+        """Say whether `credential`, or anybody, read `digest` in `repository`, by the same mirrors or by none."""
+        alone, _, mirrors = credential.partition("@")
+        holders = (credential, alone, ANONYMOUS, holder(ANONYMOUS, mirrors))
+        statement = "SELECT 1 FROM grants WHERE repository = ? AND digest = ? AND credential IN (?, ?, ?, ?)"
+        return bool(self._database.query(statement, str(repository), str(digest), *holders))
 
     def add(self, repository: Repository, digests: list[Digest], credential: str) -> None:
         """Record what `credential` has just read in `repository`."""

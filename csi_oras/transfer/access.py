@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from csi_oras.errors import AccessDeniedError, CsiOrasError, UnauthenticatedError
+from csi_oras.errors import AccessDeniedError, CsiOrasError, RegistryUnavailableError, UnauthenticatedError
 from csi_oras.oci.reference import Repository
 from csi_oras.registry.client import Registries, RepositoryClient
 from csi_oras.registry.credentials import Credential
@@ -32,6 +32,16 @@ class Access:
     def at_once(self, repository: Repository, brought: Found) -> Found | None:
         """Return what `repository` is read with, if no plugin has to run to tell."""
         return brought if brought.credential else self._keychain.known_of_node(repository)
+
+    def lenders(self, repository: Repository) -> str:
+        """Return what stands in grants for the mirrors of `repository`.
+
+        Where it cannot be told there are none: then only what the registry itself has shown counts.
+        """
+        try:
+            return self._registries.lenders(repository.registry)
+        except RegistryUnavailableError:
+            return ""
 
     def use(self, repository: Repository, brought: Found, action: Callable[[RepositoryClient], _Result]) -> _Result:
         """Do `action` with `repository`; a plugin may have to run first.

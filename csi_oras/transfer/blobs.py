@@ -80,7 +80,7 @@ class BlobFetcher:
     def join(self, client: RepositoryClient, blob: Descriptor) -> BlobJob:
         """Return the job that fetches `blob` from the repository of `client` with its credential."""
         # the size, too: of two manifests of a repository, one may be wrong about it
-        key = (client.repository, client.credential, blob.digest, blob.size)
+        key = (client.repository, client.credential, client.lenders, blob.digest, blob.size)
         with self._lock:
             job = self._jobs.get(key)
             if job is not None:
@@ -128,13 +128,16 @@ class BlobFetcher:
     def _fetch_small(self, client: RepositoryClient, ingest: Ingest, counter: Counter) -> Future[None]:
         with _abandoned_on_error(ingest):
             digest = self._stream(client, ingest, counter)
+            if digest != ingest.blob.digest and client.doubt_mirrors():
+                digest = self._stream(client, ingest, counter)
         return self._content.commit_in_group(ingest, digest)
 
     def _fetch_large(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> bool:
         with _abandoned_on_error(ingest):
             resumed = bool(ingest.covered)
             digest = self._ranged(client, ingest, counter, pools)
-            if digest != ingest.blob.digest and resumed:  # what a crash left behind was not what it seemed
+            wrong = digest != ingest.blob.digest  # or what a crash left behind was not what it seemed
+            if wrong and (client.doubt_mirrors() or resumed):
                 ingest.discard()
                 digest = self._ranged(client, ingest, counter, pools)
                 resumed = False

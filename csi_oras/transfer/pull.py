@@ -30,7 +30,7 @@ from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
 from csi_oras.store.content import ContentStore
-from csi_oras.store.grants import ANONYMOUS, Grants
+from csi_oras.store.grants import ANONYMOUS, Grants, holder
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.trees import TreeStore
 from csi_oras.telemetry.logs import logger
@@ -139,7 +139,7 @@ class Puller:
             )
 
     def _planned(self, client: RepositoryClient, request: PullRequest) -> Planned:
-        credential = self._hash(client.credential)
+        credential = self._holder(client.credential, client.lenders)
         resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
         return self._plan(client, request, resolved, credential)
 
@@ -160,8 +160,8 @@ class Puller:
         plan = planner.plan(artifact, kind, request.selection)
         return Planned(artifact=artifact, kind=kind, plan=plan)
 
-    def _hash(self, credential: Credential | None) -> str:
-        return credential.keyed_hash(self._store.grant_key) if credential else ANONYMOUS
+    def _holder(self, credential: Credential | None, mirrors: str) -> str:
+        return holder(credential.keyed_hash(self._store.grant_key) if credential else ANONYMOUS, mirrors)
 
     def _here(self, request: PullRequest) -> PulledArtifact | None:
         """Return the artifact if the store may show it to exactly this credential."""
@@ -176,7 +176,9 @@ class Puller:
         if found is None or not self._store.trees.has(found.laid_out.plan):
             return None
         plan = found.laid_out.plan
-        if not self._store.grants.allow(request.reference.repository, plan, self._hash(request.credential)):
+        repository = request.reference.repository
+        asker = self._holder(request.credential, self._access.lenders(repository))
+        if not self._store.grants.allow(repository, plan, asker):
             return None
         return self._pulled(request.reference.pinned(root), found)
 
@@ -255,7 +257,7 @@ class Puller:
         if unchanged:
             self._verifier.verify(client, unchanged.verifiable, subject)
             return unchanged
-        credential = self._hash(request.credential)
+        credential = self._holder(request.credential, client.lenders)
         resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
         self._verifier.verify(client, (resolved.root, resolved.artifact), subject)
         planned = self._plan(client, request, resolved, credential)

@@ -7,6 +7,7 @@ A second `FakeServer` plays the other origin that must never see a credential.
 import base64
 import json
 import re
+import ssl
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
@@ -151,3 +152,14 @@ def _error(code: int, word: str) -> Answer:
     """An error as the distribution specification writes it."""
     said = {"errors": [{"code": word, "message": word.replace("_", " ").lower()}]}
     return Answer(status=code, body=json.dumps(said).encode()).having(Content_Type="application/json")
+
+
+class TLSRegistry(FakeRegistry):
+    """The same behind TLS, with the certificates of `context`."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
+
+    def url(self, path: str = "/") -> str:
+        return f"https://{self.address}{path}"
