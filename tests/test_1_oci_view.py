@@ -89,6 +89,17 @@ def test_whiteouts_take_away_with_everything_below() -> None:
     assert names(view) == {}
 
 
+def test_whiteout_through_a_link_is_refused() -> None:
+    view = View()
+    view.add(name("real/secret"), FILE)
+    view.add(name("link"), Link("real"))
+    with pytest.raises(ConflictError, match='through "link"'):
+        view.remove(name("link/secret"))
+    with pytest.raises(ConflictError, match='through "link"'):
+        view.empty(name("link"))
+    assert "real/secret" in names(view)
+
+
 def test_root_of_a_view_may_be_a_directory_or_a_file_of_it() -> None:
     view = View()
     view.add(name("a/b/c"), FILE)

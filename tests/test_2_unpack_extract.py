@@ -255,6 +255,15 @@ def test_archive_with_another_digest_than_said_is_refused() -> None:
     assert isinstance(refused(data, content=Digest.of(b"other")), DigestMismatchError)
 
 
+def test_directories_that_names_imply_count() -> None:
+    limits = UnpackLimits(members=60, size=0, ratio=200)
+    assert isinstance(refused(tar(reg("d/" * 63 + "f")), limits=limits), LimitExceededError)
+
+
+def test_name_of_many_dots_costs_nothing() -> None:
+    assert extracted(tar(reg("./" * 400_000 + "f"))) == {"f": b"x"}
+
+
 def test_limits_hold_over_all_archives_together() -> None:
     one, two = tar(reg("a"), reg("b")), tar(reg("c"), reg("d"))
     limits = UnpackLimits(members=3, size=0, ratio=200)

@@ -189,9 +189,31 @@ def test_local_blob_is_shared_through_a_repository_that_has_it(
     other.publish(reference=reference)
     assert (other.target / "copy").stat().st_ino == (volume.target / "x").stat().st_ino
     ranges = [request.headers["Range"] for request in fake.seen(sha256(secret_blob), "GET")]
-    assert len(ranges) == 1  # some bytes in the middle, and not the whole blob again
+    assert ranges == [None]  # every byte, of a registry that has not served it before
+    again = fake.artifact("honest/again", [Layer(content=secret_blob, title="again")])
+    other.unpublish()
+    other.publish(reference=again)
+    ranges = [request.headers["Range"] for request in fake.seen(sha256(secret_blob), "GET")][1:]
+    assert len(ranges) == 1  # some bytes in the middle, for by now this registry is known to have it
     start, _, end = ranges[0].removeprefix("bytes=").partition("-")
     assert int(end) - int(start) + 1 == 4096
+
+
+def test_local_blob_is_not_shown_to_who_knows_nearly_all_of_it(
+    fake: FakeRegistry, volume: Volume, other: Volume
+) -> None:
+    """Whoever asks at random places meets what everybody knows: only the whole blob is a proof."""
+    known, secret = bytes(1 << 20), os.urandom(32)
+    with FakeRegistry() as owner:
+        volume.unpublish()
+        volume.publish(reference=owner.artifact("team/model", [Layer(content=secret + known, title="x")]))
+    guess = bytes(32) + known
+    reference = fake.artifact("thief/model", [Layer(content=secret + known, title="stolen")])
+    fake.bend(sha256(secret + known), lambda _request, answer: replace(answer, body=guess))
+    for _ in range(5):
+        with refused(grpc.StatusCode.DATA_LOSS):
+            other.publish(reference=reference)
+        assert other.is_gone()
 
 
 def test_blob_that_another_fetches_just_now_is_no_way_in(

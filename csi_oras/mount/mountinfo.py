@@ -1,5 +1,6 @@
 """/proc/self/mountinfo (proc(5)): what is mounted where, also of one file system upon itself."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ class Mount:
 
 def parse(text: str) -> Iterator[Mount]:
     """Yield the mounts of a mountinfo text, oldest first; of those stacked on one target the last is on top."""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # and at nothing else that Python takes for the end of a line
+        if not line:
+            continue
         head, _, tail = line.partition(" - ")
         fields = head.split(" ")
         yield Mount(
@@ -41,7 +44,7 @@ def parse(text: str) -> Iterator[Mount]:
 
 def read() -> list[Mount]:
     """Return the mounts of this process's namespace."""
-    return list(parse(MOUNTINFO.read_text(errors="surrogateescape")))
+    return list(parse(os.fsdecode(MOUNTINFO.read_bytes())))
 
 
 def _unescape(text: str) -> str:

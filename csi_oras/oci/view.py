@@ -50,6 +50,8 @@ class View:
 
     def __init__(self) -> None:
         self.root = Directory()
+        self.implied = 0
+        """Directories that are there for a name below only."""
         self.is_file = False
         """Whether the view is one file, alone under its own name."""
 
@@ -90,16 +92,31 @@ class View:
         return node
 
     def remove(self, name: Name) -> None:
-        """Take away what is at `name`, if anything is, with everything below."""
+        """Take away what is at `name`, if anything is, with everything below.
+
+        Raises:
+            ConflictError: a link stands on the way to it.
+        """
+        self._refuse_links(name.components[:-1])
         parent = self.find(Name(name.components[:-1])) if len(name.components) > 1 else self.root
         if isinstance(parent, Directory):
             parent.children.pop(name.components[-1], None)
 
     def empty(self, name: Name | None) -> None:
-        """Take away whatever is in a directory (None: the root), if there is one."""
+        """Take away whatever is in a directory (None: the root), if there is one.
+
+        Raises:
+            ConflictError: a link stands on the way to it.
+        """
+        self._refuse_links(name.components if name else ())
         directory = self.root if name is None else self.find(name)
         if isinstance(directory, Directory):
             directory.children.clear()
+
+    def _refuse_links(self, components: tuple[str, ...]) -> None:
+        for depth in range(1, len(components) + 1):
+            if isinstance(self.find(Name(components[:depth])), Link):
+                raise ConflictError(f'would take away through "{components[depth - 1]}", which is a link')
 
     def merge(self, other: "View", *, replace: bool) -> None:
         """Add everything that `other` has; with `replace` its names win over those that are here.
@@ -135,6 +152,7 @@ class View:
             node = directory.children.get(component)
             if node is None:
                 node = directory.children[component] = Directory()
+                self.implied += 1
             if not isinstance(node, Directory):
                 what = "a link" if isinstance(node, Link) else "a file"
                 raise ConflictError(f'would be written through "{component}", which is {what}')

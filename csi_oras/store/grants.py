@@ -34,6 +34,14 @@ class Grants:
         statement = "SELECT 1 FROM grants WHERE repository = ? AND digest = ? AND credential IN (?, ?, ?, ?)"
         return bool(self._database.query(statement, str(repository), str(digest), *holders))
 
+    def served_by(self, registry: str, digest: Digest) -> bool:
+        """Say whether `digest` was read in any repository of a registry, without a mirror, by whomever."""
+        statement = (
+            "SELECT 1 FROM grants WHERE digest = ? AND substr(repository, 1, ?) = ? AND credential NOT LIKE '%@%'"
+        )
+        prefix = f"{registry}/"
+        return bool(self._database.query(statement, str(digest), len(prefix), prefix))
+
     def add(self, repository: Repository, digests: list[Digest], credential: str) -> None:
         """Record what `credential` has just read in `repository`."""
         self._database.insert_many(

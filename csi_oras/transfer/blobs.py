@@ -92,13 +92,13 @@ class BlobFetcher:
         pool.submit(_settle, job.done, lambda: self._fetch(client, blob, job.counter, pools))
         return job
 
-    def prove(self, client: RepositoryClient, blob: Descriptor) -> Future[None]:
-        """Begin to prove that `client` may read a blob which is here through others.
+    def prove(self, client: RepositoryClient, blob: Descriptor, *, in_full: bool) -> Future[None]:
+        """Begin to prove, by all its bytes or some, that `client` may read a blob which is here through others.
 
         The future holds an UnobtainableError where it may not, and a DigestMismatchError where its repository has
         something else under that digest.
         """
-        return self._pools.small.submit(prove, client, blob, self._content)
+        return self._pools.small.submit(prove, client, blob, self._content, in_full=in_full)
 
     def resize(self, parallelism: Parallelism) -> None:
         """Fetch with another parallelism from now on; what runs goes on as it began."""

@@ -52,7 +52,10 @@ class Gatherer:
             for blob in plan.blobs
             if blob.digest not in read and not self._grants.allow(client.repository, blob.digest, credential)
         ]
-        proofs = {self._blobs.prove(client, blob): layers[blob.digest] for blob in unproven}
+        registry, proofs = client.repository.registry, {}
+        for blob in unproven:
+            in_full = not self._grants.served_by(registry, blob.digest)
+            proofs[self._blobs.prove(client, blob, in_full=in_full)] = layers[blob.digest]
         try:
             _raise_first(proofs)
         finally:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from csi_oras.artifact.planner import METADATA, METADATA_RULE
 from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, printable
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan, PlanEntry
@@ -71,10 +72,12 @@ class Layouter:
         with self._objects.batch() as batch:
             view = self._unpacked(plan, batch, progress, subject)
             single = plan.single or view.is_file
+            if plan.archives:
+                _check_selected(plan, view, subject)
             for entry in plan.entries:
                 self._add(view, entry, batch, subject)
             if plan.archives:
-                _check_whole(plan, view, subject, single=single)
+                _check_whole(view, subject, single=single)
             batch.commit()
         self._trees.lay_out(plan.digest, view)
         name = next(iter(view.root.children)) if single else ""
@@ -110,7 +113,18 @@ class Layouter:
             ) from None
 
 
-def _check_whole(plan: Plan, view: View, subject: str, *, single: bool) -> None:
+def _check_selected(plan: Plan, view: View, subject: str) -> None:
+    """See to it that the archives leave room for what is the artifact's own, and leave anything at all."""
+    if plan.selection.metadata and METADATA in view.root.children:
+        raise HostileContentError(subject, f"brings a {METADATA} of its own, and metadata is asked for")
+    files = [entry for entry in plan.entries if entry.rule != METADATA_RULE]
+    if plan.selection.narrows and not view.root.children and not files:
+        raise InvalidRequestError(
+            subject, "path, include and exclude leave nothing of it", "compare with: csi-oras inspect"
+        )
+
+
+def _check_whole(view: View, subject: str, *, single: bool) -> None:
     if pair := view.look_alikes():
         one, other = (printable(str(name), 80) for name in pair)
         raise HostileContentError(
@@ -120,10 +134,6 @@ def _check_whole(plan: Plan, view: View, subject: str, *, single: bool) -> None:
         raise InvalidRequestError(subject, "metadata needs a directory, and path names a file", "leave one of them out")
     if single and any(isinstance(node, Link) for node in view.root.children.values()):
         raise InvalidRequestError(subject, "path names a symbolic link", "name what it points to")
-    if plan.selection.narrows and not view.root.children:
-        raise InvalidRequestError(
-            subject, "path, include and exclude leave nothing of it", "compare with: csi-oras inspect"
-        )
 
 
 def _pieces(path: Path) -> Iterator[memoryview]:

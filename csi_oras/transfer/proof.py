@@ -1,6 +1,8 @@
 """Proofs of access: a blob that is here through another repository or credential is shown only after a real read.
 
-A HEAD proves nothing, since any registry can fake one; bytes at a random place can only come from who has them.
+A HEAD proves nothing, since any registry can fake one. Some bytes at a random place are proof enough where this very
+registry has served the blob before: it is not the asker's to fake. Any other registry has to show every byte, for
+whoever runs it may know most of a file, or guess that the place holds zeros.
 """
 
 import os
@@ -14,17 +16,35 @@ from csi_oras.registry.retries import retried
 from csi_oras.store.content import ContentStore
 
 _WINDOW_BYTES = 4096
+_BUFFER_BYTES = 256 << 10
 
 
-def prove(client: RepositoryClient, blob: Descriptor, content: ContentStore) -> None:
-    """Read some bytes of `blob` with the client's own credential and compare them with the store's.
+def prove(client: RepositoryClient, blob: Descriptor, content: ContentStore, *, in_full: bool) -> None:
+    """Read `blob` with the client's own credential, all of it or some, and compare it with the store's.
 
     Raises:
         UnobtainableError: the registry does not let it be read.
         DigestMismatchError: the repository has something else under that digest.
     """
-    if blob.size:
+    if in_full:
+        retried(lambda: _read_all(client, blob))
+    elif blob.size:
         retried(lambda: _compare(client, blob, content))
+
+
+def _read_all(client: RepositoryClient, blob: Descriptor) -> None:
+    hasher, buffer, left = blob.digest.hasher(), memoryview(bytearray(_BUFFER_BYTES)), blob.size
+    with client.blob(blob) as stream:
+        while left:
+            count = _some(stream, buffer[: min(_BUFFER_BYTES, left)])
+            hasher.update(buffer[:count])
+            left -= count
+    if hasher.hexdigest() != blob.digest.encoded:
+        raise _other_bytes(blob)
+
+
+def _other_bytes(blob: Descriptor) -> DigestMismatchError:
+    return DigestMismatchError(f"blob {blob.digest}", "the repository has other bytes under this digest", "report it")
 
 
 def _compare(client: RepositoryClient, blob: Descriptor, content: ContentStore) -> None:
@@ -37,9 +57,7 @@ def _compare(client: RepositoryClient, blob: Descriptor, content: ContentStore) 
     with content.open(blob.digest) as file:
         ours = os.pread(file.fileno(), length, start)
     if theirs != ours:
-        raise DigestMismatchError(
-            f"blob {blob.digest}", "the repository has other bytes under this digest", "report it"
-        )
+        raise _other_bytes(blob)
 
 
 def _skip(stream: BlobStream, count: int) -> None:

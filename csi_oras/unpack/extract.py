@@ -6,6 +6,7 @@ never on a disk: a hard link is a second name of a file already seen, a symbolic
 what it means inside the volume, so that no chain of links leads out.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ _OPAQUE = ".wh..wh..opq"
 _BOOKKEEPING = ".wh..wh."
 """What AUFS kept for itself beside whiteouts, and old images still hold."""
 _EXECUTABLE = 0o111
+_LEADING = re.compile(r"(?:\./)+")
 
 
 _Item = tuple[Member, Iterator[memoryview]]
@@ -88,6 +90,8 @@ class Extractor:
             except (ConflictError, UnsafeNameError) as error:
                 raise _hostile(subject, member, str(error)) from None
             self._members += 1
+            self._check_count(self._members + layer.view.implied, subject)
+        self._members += layer.view.implied
         if archive.content and hasher:
             _check_digest(archive.content, hasher, subject)
         try:
@@ -115,13 +119,16 @@ class Extractor:
 
     def _counted(self, found: Iterator[_Item], subject: str) -> Iterator[_Item]:
         for number, item in enumerate(found, self._members + 1):
-            if number > self._limits.members:
-                raise LimitExceededError(
-                    subject,
-                    f"has more than the {self._limits.members} files that node policy allows",
-                    "raise limits.files, or mount less of it",
-                )
+            self._check_count(number, subject)
             yield item
+
+    def _check_count(self, count: int, subject: str) -> None:
+        if count > self._limits.members:
+            raise LimitExceededError(
+                subject,
+                f"has more than the {self._limits.members} files and directories that node policy allows",
+                "raise limits.files, or mount less of it",
+            )
 
     def _linked(self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str) -> frozenset[Name]:
         """Return what selected hard links mean, so that it is kept though it may not be selected itself."""
@@ -216,8 +223,8 @@ def _takes_away(layer: _Layer, member: Member) -> bool:
 
 def _plain(text: str) -> str:
     """Drop what tar itself puts around a name: a leading `./`, and a slash at the end of a directory."""
-    while text.startswith("./"):
-        text = text[2:]
+    if (leading := _LEADING.match(text)) is not None:
+        text = text[leading.end() :]
     if text == ".":
         return ""
     return text if text == "/" else text.removesuffix("/")
