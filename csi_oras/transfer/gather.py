@@ -47,6 +47,8 @@ class Gatherer:
         layers = {digest: f"{subject}, {place}" for digest, place in plan.places.items()}
         with self._reserved((client.repository, absent), subject):
             read = self._fetch_all(client, absent, progress, layers)
+        if read:  # at once: who asks next need not read all of them again to prove that he may
+            self._grants.add(client.repository, list(read), credential)
         unproven = [
             blob
             for blob in plan.blobs
