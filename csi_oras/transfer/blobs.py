@@ -75,6 +75,7 @@ class BlobFetcher:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, BlobJob] = {}
+        self._served: set[tuple[str, Digest]] = set()
         self._pools = _Pools(parallelism)
 
     def join(self, client: RepositoryClient, blob: Descriptor) -> BlobJob:
@@ -99,6 +100,15 @@ class BlobFetcher:
         something else under that digest.
         """
         return self._pools.small.submit(prove, client, blob, self._content, in_full=in_full)
+
+    def has_served(self, registry: str, digest: Digest) -> bool:
+        """Say whether a registry itself has sent all of a blob since the start."""
+        return (registry, digest) in self._served
+
+    def _note(self, client: RepositoryClient, ingest: Ingest, digest: Digest) -> None:
+        """Remember who sent a blob before anybody can see it."""
+        if digest == ingest.blob.digest and not client.lenders:
+            self._served.add((client.repository.registry, digest))
 
     def resize(self, parallelism: Parallelism) -> None:
         """Fetch with another parallelism from now on; what runs goes on as it began."""
@@ -130,6 +140,7 @@ class BlobFetcher:
             digest = self._stream(client, ingest, counter)
             if digest != ingest.blob.digest and client.doubt_mirrors():
                 digest = self._stream(client, ingest, counter)
+        self._note(client, ingest, digest)
         return self._content.commit_in_group(ingest, digest)
 
     def _fetch_large(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> bool:
@@ -141,6 +152,8 @@ class BlobFetcher:
                 ingest.discard()
                 digest = self._ranged(client, ingest, counter, pools)
                 resumed = False
+        if not resumed:
+            self._note(client, ingest, digest)
         self._content.commit(ingest, digest)
         return not resumed
 

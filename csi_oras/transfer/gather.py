@@ -56,7 +56,8 @@ class Gatherer:
         ]
         registry, proofs = client.repository.registry, {}
         for blob in unproven:
-            in_full = not self._grants.served_by(registry, blob.digest)
+            served = (self._blobs.has_served, self._grants.served_by)
+            in_full = not any(has(registry, blob.digest) for has in served)
             proofs[self._blobs.prove(client, blob, in_full=in_full)] = layers[blob.digest]
         try:
             _raise_first(proofs)
