@@ -61,32 +61,32 @@ class Application:
         self.paths = StatePaths.create(state_dir)
         self.database = Database(self.paths.database)
         self.content = ContentStore(self.paths)
+        self.grants = Grants(self.database)
         self.trees = TreeStore(self.paths)
         self.catalogue = Catalogue(self.database)
         self.records = VolumeRecords(self.database)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
         self.keychain = Keychain(self._sources)
-        self._blobs = BlobFetcher(self.content, self._parallelism, self.metrics)
+        self._blobs = BlobFetcher(self.content, self.grants, self._parallelism, self.metrics)
         self._jobs = ThreadPoolExecutor(_PULLS, "pull")
         self.puller = self._make_puller()
         self._count_again = 0.0
 
     def _make_puller(self) -> Puller:
-        grants = Grants(self.database)
         store = Store(
             content=self.content,
             objects=ObjectStore(self.paths),
             trees=self.trees,
             catalogue=self.catalogue,
-            grants=grants,
+            grants=self.grants,
             grant_key=load_key(self.paths),
         )
         return Puller(
             access=Access(self.registries, self.keychain),
             store=store,
-            resolver=Resolver(self.content, grants, self._manifest_limits),
-            gatherer=Gatherer(self.content, grants, self._blobs, self.metrics),
+            resolver=Resolver(self.content, self.grants, self._manifest_limits),
+            gatherer=Gatherer(self.content, self.grants, self._blobs, self.metrics),
             conditions=Conditions(
                 rules=self._rules,
                 verifier=Verifier(self._verification, SignatureRecords(self.database), self.metrics),

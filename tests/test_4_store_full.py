@@ -89,7 +89,7 @@ def test_what_is_left_of_a_pull_counts_as_room_for_it(
     layer = Layer(content=bytes(20 * _MIB), title="large")
     reference = pusher.artifact(repository, [layer])
     blob = Descriptor.of(layer.content, layer.media_type)
-    ingest = ContentStore(StatePaths.create(disk.directory)).ingest(blob, Reference.parse(reference).repository)
+    ingest = ContentStore(StatePaths.create(disk.directory)).ingest(blob, str(Reference.parse(reference).repository))
     assert ingest is not None
     ingest.write(memoryview(layer.content)[: 16 * _MIB], 0)
     ingest.keep(0, 16 * _MIB)

@@ -6,7 +6,6 @@ import pytest
 
 from csi_oras.errors import SizeMismatchError
 from csi_oras.oci.descriptor import Descriptor
-from csi_oras.oci.reference import Repository
 from csi_oras.store.content import ContentStore
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths
@@ -155,7 +154,7 @@ def test_failed_put_lets_go_of_its_ingest(content: ContentStore) -> None:
 
 
 def test_ingests_of_two_sources_are_two_and_the_first_commit_stays(content: ContentStore, paths: StatePaths) -> None:
-    ingests = [content.ingest(_BLOB, Repository(registry=host, name="model")) for host in ("one.test", "two.test")]
+    ingests = [content.ingest(_BLOB, source) for source in ("one.test/model", "two.test/model")]
     for ingest in ingests:
         assert ingest is not None
         ingest.write(memoryview(b"0123456789"), 0)
@@ -171,7 +170,7 @@ def test_ingests_of_two_sources_are_two_and_the_first_commit_stays(content: Cont
 
 
 def test_ingest_of_a_source_is_found_again_by_that_source_only(content: ContentStore) -> None:
-    sources = [Repository(registry="one.test", name=name) for name in ("model", "other")]
+    sources = ["one.test/model", "one.test/other"]
     ingest = content.ingest(_BLOB, sources[0])
     assert ingest is not None
     ingest.write(memoryview(b"0123"), 0)

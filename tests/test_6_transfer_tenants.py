@@ -292,7 +292,7 @@ def test_bytes_that_a_killed_pull_left_are_no_way_in(
     driver = Driver(short_path)
     blob = Descriptor.of(content, "application/octet-stream")
     thief = Thief(fake, content)
-    source = Reference.parse(thief.reference).repository
+    source = str(Reference.parse(thief.reference).repository)
     ingest = ContentStore(StatePaths.create(driver.state)).ingest(blob, source)
     assert ingest is not None
     ingest.write(memoryview(content), 0)

@@ -18,7 +18,6 @@ from csi_oras.oci.selection import Selection
 
 METADATA = ".oci"
 """The directory that keeps an artifact's identity; no name from outside begins with it."""
-METADATA_RULE = "metadata"
 
 
 @dataclass(slots=True)
@@ -62,9 +61,9 @@ def metadata(artifact: Artifact) -> list[PlanEntry]:
     manifest = Descriptor(media_type=artifact.manifest.media_type, digest=artifact.digest, size=artifact.size)
     reference = Descriptor.of(reference_text(artifact), "text/plain")
     return [
-        PlanEntry(name=Name((METADATA, "manifest.json")), blob=manifest, layer=None, rule=METADATA_RULE, is_local=True),
-        PlanEntry(name=Name((METADATA, "config")), blob=artifact.manifest.config, layer=None, rule=METADATA_RULE),
-        PlanEntry(name=Name((METADATA, "reference")), blob=reference, layer=None, rule=METADATA_RULE, is_local=True),
+        PlanEntry(name=Name((METADATA, "manifest.json")), blob=manifest, layer=None, rule="metadata", is_local=True),
+        PlanEntry(name=Name((METADATA, "config")), blob=artifact.manifest.config, layer=None, rule="metadata"),
+        PlanEntry(name=Name((METADATA, "reference")), blob=reference, layer=None, rule="metadata", is_local=True),
     ]
 
 

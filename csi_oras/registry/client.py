@@ -57,6 +57,11 @@ class RepositoryClient:
         """Return what stands in grants for the mirrors that this client may have read from."""
         return lenders(session.host for session in self._sessions)
 
+    @property
+    def source(self) -> str:
+        """Return what tells apart where bytes come from: the repository, and the mirrors that may answer for it."""
+        return f"{self.repository}@{self.lenders}" if self.lenders else str(self.repository)
+
     def doubt_mirrors(self) -> bool:
         """Ask mirrors last for a while, since one may have sent wrong bytes; say whether that leaves another host."""
         mirrors = [session.host for session in self._sessions if not session.host.is_own]

@@ -16,7 +16,6 @@ from typing import BinaryIO
 from csi_oras.errors import DigestMismatchError, SizeMismatchError, StoreBrokenError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.reference import Repository
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
 
@@ -59,7 +58,7 @@ class ContentStore:
             unfinished = sum(entry.stat().st_blocks * _BLOCK for entry in os.scandir(self._paths.ingests))
         return StoreUsage(blobs=len(sizes), verified=sum(sizes), unfinished=unfinished)
 
-    def begun(self, blob: Descriptor, source: Repository | None = None) -> int:
+    def begun(self, blob: Descriptor, source: str = "") -> int:
         """Bytes that the unfinished blob from `source` has taken of the file system already, at most its size."""
         try:
             return min(self._paths.ingest(blob.digest, source).stat().st_blocks * _BLOCK, blob.size)
@@ -95,7 +94,7 @@ class ContentStore:
         hasher.update(content)
         return content if hasher.hexdigest() == digest.encoded else None
 
-    def ingest(self, blob: Descriptor, source: Repository | None = None) -> Ingest | None:
+    def ingest(self, blob: Descriptor, source: str = "") -> Ingest | None:
         """Open the ingest of a blob from `source`, or return None where the blob is there by now.
 
         Raises:

@@ -17,7 +17,6 @@ from typing import Self
 
 from csi_oras.errors import SizeMismatchError
 from csi_oras.oci.descriptor import Descriptor
-from csi_oras.oci.reference import Repository
 from csi_oras.store.extents import Extents
 from csi_oras.store.paths import StatePaths, store_errors
 
@@ -36,9 +35,7 @@ class Ingest:
         self._grown = threading.Condition()
 
     @classmethod
-    def open(
-        cls, paths: StatePaths, blob: Descriptor, is_there: Callable[[], bool], source: Repository | None = None
-    ) -> Self | None:
+    def open(cls, paths: StatePaths, blob: Descriptor, is_there: Callable[[], bool], source: str = "") -> Self | None:
         """Open the ingest of `blob` and go on from what it has, or return None once `is_there` says it is done.
 
         Waits while another process, or another credential, works on the blob of the same `source`.

@@ -14,7 +14,6 @@ from typing import Self
 
 from csi_oras.errors import NoSpaceError, StoreBrokenError
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.reference import Repository
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -84,9 +83,9 @@ class StatePaths:
         """Where a file with this content and mode is; a text, for an image has many of them."""
         return f"{self.root}/objects/{digest.algorithm}/{digest.encoded}-{mode:04o}"
 
-    def ingest(self, digest: Digest, source: Repository | None = None) -> Path:
+    def ingest(self, digest: Digest, source: str = "") -> Path:
         """Where the bytes of an unfinished blob are that come from `source`; its extents are beside it."""
-        suffix = f"-{hashlib.sha256(str(source).encode()).hexdigest()[:32]}" if source else ""
+        suffix = f"-{hashlib.sha256(source.encode()).hexdigest()[:32]}" if source else ""
         return Path(f"{self.root}/ingest/{digest.encoded}{suffix}")
 
     def tree(self, plan: Digest) -> Path:

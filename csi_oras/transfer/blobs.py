@@ -17,6 +17,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.retries import retried
 from csi_oras.store.content import ContentStore
+from csi_oras.store.grants import Grants
 from csi_oras.store.ingest import Ingest
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter
@@ -40,8 +41,8 @@ class Parallelism:
 class BlobJob:
     """A blob that is being fetched for all who want it from one repository with one credential.
 
-    `done` says whether every byte came that way, which proves access: not where another was first, nor where a
-    crash had left some.
+    `done` says whether bytes came that way, which proves access: not where another was first, nor where a crash had
+    left all of them.
     """
 
     counter: Counter
@@ -70,18 +71,18 @@ class _Pools:
 class BlobFetcher:
     """Fetches blobs into the store."""
 
-    def __init__(self, content: ContentStore, parallelism: Parallelism, metrics: Metrics) -> None:
+    def __init__(self, content: ContentStore, grants: Grants, parallelism: Parallelism, metrics: Metrics) -> None:
         self._content = content
+        self._grants = grants
         self._metrics = metrics
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, BlobJob] = {}
-        self._served: set[tuple[str, Digest]] = set()
         self._pools = _Pools(parallelism)
 
-    def join(self, client: RepositoryClient, blob: Descriptor) -> BlobJob:
-        """Return the job that fetches `blob` from the repository of `client` with its credential."""
+    def join(self, client: RepositoryClient, blob: Descriptor, holder: str) -> BlobJob:
+        """Return the job that fetches `blob` from the repository of `client` with its credential, known as `holder`."""
         # the size, too: of two manifests of a repository, one may be wrong about it
-        key = (client.repository, client.credential, client.lenders, blob.digest, blob.size)
+        key = (client.repository, holder, blob.digest, blob.size)
         with self._lock:
             job = self._jobs.get(key)
             if job is not None:
@@ -90,7 +91,7 @@ class BlobFetcher:
         job.done.add_done_callback(lambda _: self._forget(key))
         pools = self._pools
         pool = pools.small if blob.size <= pools.parallelism.range_bytes else pools.large
-        pool.submit(_settle, job.done, lambda: self._fetch(client, blob, job.counter, pools))
+        pool.submit(_settle, job.done, lambda: self._fetch(client, blob, holder, job.counter, pools))
         return job
 
     def prove(self, client: RepositoryClient, blob: Descriptor, *, in_full: bool) -> Future[None]:
@@ -100,15 +101,6 @@ class BlobFetcher:
         something else under that digest.
         """
         return self._pools.small.submit(prove, client, blob, self._content, in_full=in_full)
-
-    def has_served(self, registry: str, digest: Digest) -> bool:
-        """Say whether a registry itself has sent all of a blob since the start."""
-        return (registry, digest) in self._served
-
-    def _note(self, client: RepositoryClient, ingest: Ingest, digest: Digest) -> None:
-        """Remember who sent a blob before anybody can see it."""
-        if digest == ingest.blob.digest and not client.lenders:
-            self._served.add((client.repository.registry, digest))
 
     def resize(self, parallelism: Parallelism) -> None:
         """Fetch with another parallelism from now on; what runs goes on as it began."""
@@ -124,14 +116,14 @@ class BlobFetcher:
             self._jobs.pop(key, None)
 
     def _fetch(
-        self, client: RepositoryClient, blob: Descriptor, counter: Counter, pools: "_Pools"
+        self, client: RepositoryClient, blob: Descriptor, holder: str, counter: Counter, pools: "_Pools"
     ) -> Future[None] | bool:
-        ingest = self._content.ingest(blob, client.repository)
+        ingest = self._content.ingest(blob, client.source)
         if ingest:
             with suppress(_OvertakenError):
                 if blob.size <= pools.parallelism.range_bytes:
                     return self._fetch_small(client, ingest, counter)
-                return self._fetch_large(client, ingest, counter, pools)
+                return self._fetch_large(client, ingest, holder, counter, pools)
         counter.finish()
         return False
 
@@ -140,22 +132,24 @@ class BlobFetcher:
             digest = self._stream(client, ingest, counter)
             if digest != ingest.blob.digest and client.doubt_mirrors():
                 digest = self._stream(client, ingest, counter)
-        self._note(client, ingest, digest)
         return self._content.commit_in_group(ingest, digest)
 
-    def _fetch_large(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> bool:
+    def _fetch_large(
+        self, client: RepositoryClient, ingest: Ingest, holder: str, counter: Counter, pools: "_Pools"
+    ) -> bool:
         with _abandoned_on_error(ingest):
-            resumed = bool(ingest.covered)
+            resumed, has_read = bool(ingest.covered), bool(ingest.missing)
             digest = self._ranged(client, ingest, counter, pools)
             wrong = digest != ingest.blob.digest  # or what a crash left behind was not what it seemed
             if wrong and (client.doubt_mirrors() or resumed):
                 ingest.discard()
                 digest = self._ranged(client, ingest, counter, pools)
-                resumed = False
-        if not resumed:
-            self._note(client, ingest, digest)
+                has_read = True
+            if has_read and digest == ingest.blob.digest:
+                # before anybody can see it: who asks this registry next need not read all of it to prove that he may
+                self._grants.add(client.repository, [digest], holder)
         self._content.commit(ingest, digest)
-        return not resumed
+        return has_read
 
     def _ranged(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> Digest:
         counter.resume(ingest.covered)

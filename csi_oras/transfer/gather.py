@@ -10,7 +10,6 @@ from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan
-from csi_oras.oci.reference import Repository
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import Grants
@@ -21,7 +20,7 @@ from csi_oras.transfer.blobs import BlobFetcher
 _MARGIN_BYTES = 16 << 20
 """What a file system keeps free beside the blobs, for the database and for directories."""
 
-_Reservation = tuple[Repository, Sequence[Descriptor]]
+_Reservation = tuple[str, Sequence[Descriptor]]
 
 
 class Gatherer:
@@ -45,19 +44,22 @@ class Gatherer:
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan.blobs, absent, progress)
         layers = {digest: f"{subject}, {place}" for digest, place in plan.places.items()}
-        with self._reserved((client.repository, absent), subject):
-            read = self._fetch_all(client, absent, progress, layers)
-        if read:  # at once: who asks next need not read all of them again to prove that he may
-            self._grants.add(client.repository, list(read), credential)
-        unproven = [
-            blob
-            for blob in plan.blobs
-            if blob.digest not in read and not self._grants.allow(client.repository, blob.digest, credential)
-        ]
+        with self._reserved((client.source, absent), subject):
+            read = self._fetch_all(client, absent, credential, progress, layers)
+        unread = [blob for blob in plan.blobs if blob.digest not in read]
+        progress.activity = "proving access to what is on this node already"
+        try:
+            self._prove_all(client, unread, credential, layers)
+        finally:
+            progress.activity = ""
+
+    def _prove_all(
+        self, client: RepositoryClient, blobs: Sequence[Descriptor], credential: str, layers: Mapping[Digest, str]
+    ) -> None:
+        unproven = [blob for blob in blobs if not self._grants.allow(client.repository, blob.digest, credential)]
         registry, proofs = client.repository.registry, {}
         for blob in unproven:
-            served = (self._blobs.has_served, self._grants.served_by)
-            in_full = not any(has(registry, blob.digest) for has in served)
+            in_full = not self._grants.served_by(registry, blob.digest)
             proofs[self._blobs.prove(client, blob, in_full=in_full)] = layers[blob.digest]
         try:
             _raise_first(proofs)
@@ -109,13 +111,14 @@ class Gatherer:
         self,
         client: RepositoryClient,
         absent: Sequence[Descriptor],
+        credential: str,
         progress: Progress,
-        layers: dict[Digest, str],
+        layers: Mapping[Digest, str],
     ) -> set[Digest]:
         """Fetch what is absent, and return which of it `client` has read to the last byte."""
         wanted = {}
         for blob in absent:
-            job = self._blobs.join(client, blob)
+            job = self._blobs.join(client, blob, credential)
             progress.join(blob.digest, job.counter)
             wanted[job.done] = blob.digest
         _raise_first({future: layers[digest] for future, digest in wanted.items()})

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from csi_oras.artifact.planner import METADATA, METADATA_RULE
+from csi_oras.artifact.planner import METADATA
 from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, printable
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan, PlanEntry
@@ -117,7 +117,7 @@ def _check_selected(plan: Plan, view: View, subject: str) -> None:
     """See to it that the archives leave room for what is the artifact's own, and leave anything at all."""
     if plan.selection.metadata and METADATA in view.root.children:
         raise HostileContentError(subject, f"brings a {METADATA} of its own, and metadata is asked for")
-    files = [entry for entry in plan.entries if entry.rule != METADATA_RULE]
+    files = [entry for entry in plan.entries if entry.name.components[0] != METADATA]
     if plan.selection.narrows and not view.root.children and not files:
         raise InvalidRequestError(
             subject, "path, include and exclude leave nothing of it", "compare with: csi-oras inspect"
