@@ -2,6 +2,7 @@ import hashlib
 import os
 import stat
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,16 @@ import pytest
 from csi_oras.errors import DigestMismatchError, SizeMismatchError, StoreBrokenError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
+from csi_oras.oci.reference import Repository
 from csi_oras.store.content import ContentStore, require
+from csi_oras.store.database import Database
+from csi_oras.store.grants import Grant, Grants
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths
+from tests.support.stores import content_store
 
 _TYPE = "application/octet-stream"
+_REPOSITORY = Repository(registry="here.test", name="model")
 
 
 @pytest.fixture
@@ -23,7 +29,7 @@ def paths(tmp_path: Path) -> StatePaths:
 
 @pytest.fixture
 def content(paths: StatePaths) -> ContentStore:
-    return ContentStore(paths)
+    return content_store(paths)
 
 
 def written(content: ContentStore, claimed: Descriptor, data: bytes) -> tuple[Ingest, Digest]:
@@ -33,6 +39,17 @@ def written(content: ContentStore, claimed: Descriptor, data: bytes) -> tuple[In
     ingest.write(memoryview(data), 0)
     ingest.keep(0, len(data))
     return ingest, Digest.of(data)
+
+
+def granted(digest: Digest) -> Grant:
+    """A grant that names the blob with `digest`."""
+    return Grant(_REPOSITORY, digest, "somebody")
+
+
+def commit_in_group(content: ContentStore, claimed: Descriptor, data: bytes) -> Future[None]:
+    """The commit of `data` as `claimed`, together with others."""
+    ingest, digest = written(content, claimed, data)
+    return content.commit_in_group(ingest, digest, granted(digest))
 
 
 def test_commit_makes_the_blob_visible_read_only_and_ends_the_ingest(content: ContentStore, paths: StatePaths) -> None:
@@ -111,7 +128,7 @@ def test_group_commit_syncs_a_directory_once_for_many(content: ContentStore, mon
 
     monkeypatch.setattr(os, "fsync", sync)
     pairs = [written(content, blob, b"blob %d" % number) for number, blob in enumerate(blobs)]
-    commits = [content.commit_in_group(ingest, digest) for ingest, digest in pairs]
+    commits = [content.commit_in_group(ingest, digest, granted(digest)) for ingest, digest in pairs]
     all_wait.set()
     for commit in commits:
         commit.result(30)
@@ -119,11 +136,38 @@ def test_group_commit_syncs_a_directory_once_for_many(content: ContentStore, mon
     assert directories <= 2
 
 
+def test_grant_is_there_before_its_blob_is(
+    content: ContentStore, paths: StatePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content: ContentStore, paths: StatePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = Descriptor.of(b"seen", _TYPE)
+    allowed = []
+    real_rename = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        allowed.append(Grants(Database(paths.database)).allow(_REPOSITORY, blob.digest, "somebody"))
+        return real_rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    ingest, digest = written(content, blob, b"seen")
+    content.commit(ingest, digest, granted(digest))
+    assert allowed == [True]
+
+
+def test_wrong_blob_brings_no_grant(content: ContentStore, paths: StatePaths) -> None:
+    blob = Descriptor.of(b"promised", _TYPE)
+    ingest, digest = written(content, blob, b"imposter")
+    with pytest.raises(DigestMismatchError):
+        content.commit(ingest, digest, granted(blob.digest))
+    assert not Grants(Database(paths.database)).allow(_REPOSITORY, blob.digest, "somebody")
+
+
 def test_group_commit_fails_only_the_blob_that_is_wrong(content: ContentStore) -> None:
     good = [Descriptor.of(b"blob %d" % number, _TYPE) for number in range(20)]
     bad = Descriptor.of(b"promised", _TYPE)
-    commits = [content.commit_in_group(*written(content, blob, b"blob %d" % n)) for n, blob in enumerate(good)]
-    wrong = content.commit_in_group(*written(content, bad, b"imposter"))
+    commits = [commit_in_group(content, blob, b"blob %d" % n) for n, blob in enumerate(good)]
+    wrong = commit_in_group(content, bad, b"imposter")
     with pytest.raises(DigestMismatchError):
         wrong.result(30)
     for commit in commits:
@@ -134,7 +178,7 @@ def test_group_commit_fails_only_the_blob_that_is_wrong(content: ContentStore) -
 
 def test_close_commits_what_waits(content: ContentStore) -> None:
     blob = Descriptor.of(b"last", _TYPE)
-    commit = content.commit_in_group(*written(content, blob, b"last"))
+    commit = commit_in_group(content, blob, b"last")
     content.close()
     assert commit.done()
     assert content.has(blob)

@@ -10,7 +10,7 @@ from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
 from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
 from csi_oras.store.database import Database
-from csi_oras.store.grants import ANONYMOUS, Grants, load_key
+from csi_oras.store.grants import ANONYMOUS, Grant, Grants, load_key
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
 
@@ -132,7 +132,7 @@ def test_grant_holds_for_its_repository_digest_and_credential_only(database: Dat
     grants = Grants(database)
     repository = Reference.parse("reg.example/team/model:v1").repository
     others = [Reference.parse(text).repository for text in ("reg.example/team/other:v1", "else.example/team/model:v1")]
-    grants.add(repository, [_ROOT], "alice")
+    grants.add([Grant(repository, _ROOT, "alice")])
     assert grants.allow(repository, _ROOT, "alice")
     assert not grants.allow(repository, _ROOT, "bob")
     assert not grants.allow(repository, _ROOT, ANONYMOUS)
@@ -143,7 +143,7 @@ def test_grant_holds_for_its_repository_digest_and_credential_only(database: Dat
 def test_anonymous_grant_opens_to_everybody(database: Database) -> None:
     grants = Grants(database)
     repository = Reference.parse("reg.example/team/model:v1").repository
-    grants.add(repository, [_ROOT], ANONYMOUS)
+    grants.add([Grant(repository, _ROOT, ANONYMOUS)])
     assert grants.allow(repository, _ROOT, "alice")
     assert grants.allow(repository, _ROOT, ANONYMOUS)
     assert not grants.allow(repository, _ARTIFACT, "alice")

@@ -11,13 +11,13 @@ from csi_oras.demo.distribution import Distribution
 from csi_oras.errors import NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.reference import Reference
-from csi_oras.store.content import ContentStore
 from csi_oras.store.paths import StatePaths
 from tests.support.artifacts import Layer, Pusher
 from tests.support.calls import refused
 from tests.support.driver import Driver
 from tests.support.gate import Gate
 from tests.support.small_disk import SmallDisk, small_disk
+from tests.support.stores import content_store
 
 pytestmark = pytest.mark.needs("root")
 _MIB = 1 << 20
@@ -37,7 +37,7 @@ def cramped(disk: SmallDisk, short_path: Path) -> Iterator[Driver]:
 
 
 def test_put_on_a_full_disk_is_no_space_and_heals(disk: SmallDisk) -> None:
-    content = ContentStore(StatePaths.create(disk.directory))
+    content = content_store(StatePaths.create(disk.directory))
     data = bytes(_MIB)
     blob = Descriptor.of(data, "application/octet-stream")
     disk.fill()
@@ -89,7 +89,7 @@ def test_what_is_left_of_a_pull_counts_as_room_for_it(
     layer = Layer(content=bytes(20 * _MIB), title="large")
     reference = pusher.artifact(repository, [layer])
     blob = Descriptor.of(layer.content, layer.media_type)
-    ingest = ContentStore(StatePaths.create(disk.directory)).ingest(blob, str(Reference.parse(reference).repository))
+    ingest = content_store(StatePaths.create(disk.directory)).ingest(blob, str(Reference.parse(reference).repository))
     assert ingest is not None
     ingest.write(memoryview(layer.content)[: 16 * _MIB], 0)
     ingest.keep(0, 16 * _MIB)

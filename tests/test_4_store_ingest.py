@@ -10,6 +10,7 @@ from csi_oras.store.content import ContentStore
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths
 from tests.support.ingesting import other_process
+from tests.support.stores import content_store
 
 _BLOB = Descriptor.of(b"0123456789", "application/octet-stream")
 
@@ -21,7 +22,7 @@ def paths(tmp_path: Path) -> StatePaths:
 
 @pytest.fixture
 def content(paths: StatePaths) -> ContentStore:
-    return ContentStore(paths)
+    return content_store(paths)
 
 
 def opened(content: ContentStore) -> Ingest:

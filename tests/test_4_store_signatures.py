@@ -8,7 +8,7 @@ import pytest
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
 from csi_oras.store.database import Database
-from csi_oras.store.grants import Grants
+from csi_oras.store.grants import Grant, Grants
 from csi_oras.store.signatures import SignatureRecords
 
 HERE, THERE = Repository(registry="r.example", name="a"), Repository(registry="r.example", name="b")
@@ -43,7 +43,7 @@ def test_record_is_known_after_a_restart(records: SignatureRecords, path: Path) 
 
 
 def test_database_of_an_older_release_keeps_its_records_and_takes_signatures(path: Path) -> None:
-    Grants(Database(path)).add(HERE, [ROOT], "who")
+    Grants(Database(path)).add([Grant(HERE, ROOT, "who")])
     connection = sqlite3.connect(path)
     connection.execute("DROP TABLE signatures")
     connection.execute("PRAGMA user_version = 2")

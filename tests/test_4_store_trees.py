@@ -16,6 +16,7 @@ from csi_oras.store.content import ContentStore
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.trees import TreeStore
+from tests.support.stores import content_store
 
 PLAN = Digest.of(b"plan")
 
@@ -27,7 +28,7 @@ def paths(tmp_path: Path) -> StatePaths:
 
 @pytest.fixture
 def content(paths: StatePaths) -> ContentStore:
-    return ContentStore(paths)
+    return content_store(paths)
 
 
 @pytest.fixture

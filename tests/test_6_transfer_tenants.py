@@ -14,7 +14,6 @@ import pytest
 from csi_oras.demo.distribution import Distribution
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.reference import Reference
-from csi_oras.store.content import ContentStore
 from csi_oras.store.paths import StatePaths
 from tests.support.access_log import AccessLog
 from tests.support.artifacts import Layer, Pusher, manifest, sha256
@@ -23,6 +22,7 @@ from tests.support.driver import Driver
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, Request
 from tests.support.private_registry import SECRET, private_registry
+from tests.support.stores import content_store
 from tests.support.volume import Volume
 
 pytestmark = pytest.mark.needs("root", "registry")
@@ -293,7 +293,7 @@ def test_bytes_that_a_killed_pull_left_are_no_way_in(
     blob = Descriptor.of(content, "application/octet-stream")
     thief = Thief(fake, content)
     source = str(Reference.parse(thief.reference).repository)
-    ingest = ContentStore(StatePaths.create(driver.state)).ingest(blob, source)
+    ingest = content_store(StatePaths.create(driver.state)).ingest(blob, source)
     assert ingest is not None
     ingest.write(memoryview(content), 0)
     ingest.keep(0, len(content))

@@ -1,7 +1,8 @@
 """Blobs by digest, and the commit: the one place where anything is renamed into the store.
 
-Commit order: written, size, digest, mode, sync, rename, sync of the directory. Small blobs are committed in
-groups: one thread takes all that wait, so that many share one journal commit and one directory sync.
+Commit order: written, size, digest, grant, mode, sync, rename, sync of the directory. The grant is there before
+anybody can see the blob, so that whoever asks next need not read all of it again to show that he may. Small blobs
+are committed in groups: one thread takes all that wait, so that many share one journal commit and one directory sync.
 """
 
 import os
@@ -11,11 +12,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from csi_oras.errors import DigestMismatchError, SizeMismatchError, StoreBrokenError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
+from csi_oras.store.grants import Grant, Grants
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
 
@@ -33,12 +35,20 @@ class StoreUsage:
     unfinished: int
 
 
+class _Waiting(NamedTuple):
+    ingest: Ingest
+    digest: Digest
+    grant: Grant
+    done: Future[None]
+
+
 class ContentStore:
     """Verified blobs; what it has is complete, true and never rewritten."""
 
-    def __init__(self, paths: StatePaths) -> None:
+    def __init__(self, paths: StatePaths, grants: Grants) -> None:
         self._paths = paths
-        self._waiting: queue.SimpleQueue[tuple[Ingest, Digest, Future[None]] | None] = queue.SimpleQueue()
+        self._grants = grants
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._committer = threading.Thread(target=self._commit_groups, name="commit", daemon=True)
         self._committer.start()
 
@@ -123,8 +133,8 @@ class ContentStore:
         hasher.update(content)
         self.commit(ingest, Digest(blob.digest.algorithm, hasher.hexdigest()))
 
-    def commit(self, ingest: Ingest, digest: Digest) -> None:
-        """Make an ingest with this `digest` visible, durably; it is closed in any case.
+    def commit(self, ingest: Ingest, digest: Digest, grant: Grant | None = None) -> None:
+        """Make an ingest with this `digest` visible, durably, to whom `grant` names first; it is closed in any case.
 
         Raises:
             DigestMismatchError, SizeMismatchError: it is not the blob it should be; its bytes are gone.
@@ -133,15 +143,15 @@ class ContentStore:
         """
         self._check(ingest, digest)
         try:
-            self._publish([ingest])
+            self._publish([ingest], [grant] if grant else [])
         finally:
             ingest.close()
 
-    def commit_in_group(self, ingest: Ingest, digest: Digest) -> Future[None]:
+    def commit_in_group(self, ingest: Ingest, digest: Digest, grant: Grant) -> Future[None]:
         """Do what `commit` does together with others, soon; the future holds its outcome."""
-        done: Future[None] = Future()
-        self._waiting.put((ingest, digest, done))
-        return done
+        waiting = _Waiting(ingest, digest, grant, Future())
+        self._waiting.put(waiting)
+        return waiting.done
 
     def close(self) -> None:
         """Commit what waits, and stop."""
@@ -151,26 +161,26 @@ class ContentStore:
     def _commit_groups(self) -> None:
         while group := self._next_group():
             accepted = []
-            for ingest, digest, done in group:
+            for waiting in group:
                 try:
-                    self._check(ingest, digest)
-                    accepted.append((ingest, done))
+                    self._check(waiting.ingest, waiting.digest)
+                    accepted.append(waiting)
                 except BaseException as error:  # noqa: BLE001 (it is the caller's, who waits for it)
-                    done.set_exception(error)
-            outcome = self._outcome([ingest for ingest, _ in accepted])
-            for ingest, done in accepted:
-                ingest.close()
-                done.set_exception(outcome) if outcome else done.set_result(None)
+                    waiting.done.set_exception(error)
+            outcome = self._outcome(accepted)
+            for waiting in accepted:
+                waiting.ingest.close()
+                waiting.done.set_exception(outcome) if outcome else waiting.done.set_result(None)
 
-    def _outcome(self, ingests: Sequence[Ingest]) -> BaseException | None:
+    def _outcome(self, accepted: Sequence["_Waiting"]) -> BaseException | None:
         try:
-            self._publish(ingests)
+            self._publish([waiting.ingest for waiting in accepted], [waiting.grant for waiting in accepted])
         except BaseException as error:  # noqa: BLE001 (the callers wait for it)
             return error
         return None
 
-    def _next_group(self) -> list[tuple[Ingest, Digest, Future[None]]]:
-        group: list[tuple[Ingest, Digest, Future[None]]] = []
+    def _next_group(self) -> list["_Waiting"]:
+        group: list[_Waiting] = []
         while len(group) < _LARGEST_GROUP:
             try:
                 item = self._waiting.get(block=not group)
@@ -192,7 +202,9 @@ class ContentStore:
         cause = f"the registry sent bytes with digest {digest}"
         raise DigestMismatchError(f"blob {blob.digest}", cause, "push it again, or report it")
 
-    def _publish(self, ingests: Sequence[Ingest]) -> None:
+    def _publish(self, ingests: Sequence[Ingest], grants: Sequence[Grant]) -> None:
+        if grants:
+            self._grants.add(grants)
         directories = set()
         with store_errors("commit"):
             for ingest in ingests:

@@ -6,6 +6,8 @@ What was read where mirrors were asked, too, counts as long as the same mirrors 
 
 import os
 import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
@@ -19,6 +21,14 @@ _KEY_BYTES = 32
 def holder(credential: str, mirrors: str) -> str:
     """Return what a grant is given to: a credential, and the mirrors by which it may have read."""
     return f"{credential}@{mirrors}" if mirrors else credential
+
+
+class Grant(NamedTuple):
+    """A repository in which a holder has read the blob with a digest."""
+
+    repository: Repository
+    digest: Digest
+    holder: str
 
 
 class Grants:
@@ -42,11 +52,11 @@ class Grants:
         prefix = f"{registry}/"
         return bool(self._database.query(statement, str(digest), len(prefix), prefix))
 
-    def add(self, repository: Repository, digests: list[Digest], credential: str) -> None:
-        """Record what `credential` has just read in `repository`."""
+    def add(self, grants: Sequence[Grant]) -> None:
+        """Record what was read just now, together."""
         self._database.insert_many(
             "INSERT OR IGNORE INTO grants VALUES (?, ?, ?)",
-            [(str(repository), str(digest), credential) for digest in digests],
+            [(str(grant.repository), str(grant.digest), grant.holder) for grant in grants],
         )
 
 

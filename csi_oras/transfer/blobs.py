@@ -17,7 +17,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.retries import retried
 from csi_oras.store.content import ContentStore
-from csi_oras.store.grants import Grants
+from csi_oras.store.grants import Grant
 from csi_oras.store.ingest import Ingest
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter
@@ -71,9 +71,8 @@ class _Pools:
 class BlobFetcher:
     """Fetches blobs into the store."""
 
-    def __init__(self, content: ContentStore, grants: Grants, parallelism: Parallelism, metrics: Metrics) -> None:
+    def __init__(self, content: ContentStore, parallelism: Parallelism, metrics: Metrics) -> None:
         self._content = content
-        self._grants = grants
         self._metrics = metrics
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, BlobJob] = {}
@@ -122,17 +121,17 @@ class BlobFetcher:
         if ingest:
             with suppress(_OvertakenError):
                 if blob.size <= pools.parallelism.range_bytes:
-                    return self._fetch_small(client, ingest, counter)
+                    return self._fetch_small(client, ingest, holder, counter)
                 return self._fetch_large(client, ingest, holder, counter, pools)
         counter.finish()
         return False
 
-    def _fetch_small(self, client: RepositoryClient, ingest: Ingest, counter: Counter) -> Future[None]:
+    def _fetch_small(self, client: RepositoryClient, ingest: Ingest, holder: str, counter: Counter) -> Future[None]:
         with _abandoned_on_error(ingest):
             digest = self._stream(client, ingest, counter)
             if digest != ingest.blob.digest and client.doubt_mirrors():
                 digest = self._stream(client, ingest, counter)
-        return self._content.commit_in_group(ingest, digest)
+        return self._content.commit_in_group(ingest, digest, Grant(client.repository, digest, holder))
 
     def _fetch_large(
         self, client: RepositoryClient, ingest: Ingest, holder: str, counter: Counter, pools: "_Pools"
@@ -145,10 +144,8 @@ class BlobFetcher:
                 ingest.discard()
                 digest = self._ranged(client, ingest, counter, pools)
                 has_read = True
-            if has_read and digest == ingest.blob.digest:
-                # before anybody can see it: who asks this registry next need not read all of it to prove that he may
-                self._grants.add(client.repository, [digest], holder)
-        self._content.commit(ingest, digest)
+        grant = Grant(client.repository, digest, holder) if has_read else None
+        self._content.commit(ingest, digest, grant)
         return has_read
 
     def _ranged(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> Digest:

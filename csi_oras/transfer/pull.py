@@ -30,7 +30,7 @@ from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
 from csi_oras.store.content import ContentStore
-from csi_oras.store.grants import ANONYMOUS, Grants, holder
+from csi_oras.store.grants import ANONYMOUS, Grant, Grants, holder
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.trees import TreeStore
 from csi_oras.telemetry.logs import logger
@@ -270,7 +270,7 @@ class Puller:
         key = request.view_key(goes_by_reference=goes_by_reference)
         self._store.catalogue.add(request.reference, artifact.root, found, key)
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
-        self._store.grants.add(client.repository, digests, credential)
+        self._store.grants.add([Grant(client.repository, digest, credential) for digest in digests])
         return self._pulled(request.reference.pinned(artifact.root), found, progress.fetched)
 
     def _laid_out(self, plan: Plan, progress: Progress, subject: str) -> LaidOut:

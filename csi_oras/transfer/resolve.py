@@ -12,7 +12,7 @@ from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.store.content import ContentStore
-from csi_oras.store.grants import Grants
+from csi_oras.store.grants import Grant, Grants
 
 _DEEPEST_INDEX = 3
 
@@ -73,7 +73,7 @@ class Resolver:
         root = document.digest
         for _ in range(_DEEPEST_INDEX):
             parsed = self._parse(document, subject)
-            self._grants.add(client.repository, [document.digest], credential)
+            self._grants.add([Grant(client.repository, document.digest, credential)])
             if isinstance(parsed, Manifest):
                 return Resolved(root=root, artifact=document.digest, size=len(document.content), manifest=parsed)
             chosen = parsed.select(platform, subject)
@@ -100,7 +100,7 @@ class Resolver:
                 return kept
         content = client.small_blob(config)
         self._content.put(config, content)
-        self._grants.add(client.repository, [config.digest], credential)
+        self._grants.add([Grant(client.repository, config.digest, credential)])
         return content
 
     def _document(self, client: RepositoryClient, reference: Reference, credential: str) -> _Document:

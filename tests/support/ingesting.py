@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.store.content import ContentStore
 from csi_oras.store.paths import StatePaths
+from tests.support.stores import content_store
 
 root, digest, size, data = sys.argv[1:]
 blob = Descriptor(media_type="application/octet-stream", digest=Digest.parse(digest), size=int(size))
-content = ContentStore(StatePaths.create(Path(root)))
+content = content_store(StatePaths.create(Path(root)))
 ingest = content.ingest(blob)
 ingest.write(memoryview(data.encode()), 0)
 ingest.keep(0, len(data))
