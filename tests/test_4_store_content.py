@@ -139,8 +139,6 @@ def test_group_commit_syncs_a_directory_once_for_many(content: ContentStore, mon
 def test_grant_is_there_before_its_blob_is(
     content: ContentStore, paths: StatePaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content: ContentStore, paths: StatePaths, monkeypatch: pytest.MonkeyPatch
-) -> None:
     blob = Descriptor.of(b"seen", _TYPE)
     allowed = []
     real_rename = Path.rename
