@@ -315,7 +315,7 @@ def test_two_namespaces_with_two_credentials_see_each_their_own(
     assert shown(node.volume(), reference=reference, secrets=red, **of_red)
     for policy, code in (
         ("IfNotPresent", grpc.StatusCode.UNAUTHENTICATED),
-        ("Never", grpc.StatusCode.PERMISSION_DENIED),
+        ("Never", grpc.StatusCode.NOT_FOUND),
     ):
         with refused(code, reference):
             node.volume().publish(reference=reference, secrets=blue, pullPolicy=policy, **of_blue)

@@ -54,7 +54,7 @@ def docker_config(address: str, username: str, password: str) -> dict[str, str]:
     [
         pytest.param("Always", grpc.StatusCode.UNAUTHENTICATED, id="Always"),
         pytest.param("IfNotPresent", grpc.StatusCode.UNAUTHENTICATED, id="IfNotPresent"),
-        pytest.param("Never", grpc.StatusCode.PERMISSION_DENIED, id="Never"),
+        pytest.param("Never", grpc.StatusCode.NOT_FOUND, id="Never"),
     ],
 )
 def test_cached_private_artifact_is_refused_without_its_credential(
@@ -78,6 +78,26 @@ def test_cached_private_artifact_is_refused_without_its_credential(
     with refused(code, pinned):
         other.publish(reference=pinned, secrets=secrets, pullPolicy=policy)
     assert other.is_gone()
+
+
+@pytest.mark.parametrize("secrets", [{}, _WRONG, _BOB], ids=["without", "wrong", "another's"])
+def test_never_tells_nobody_what_others_have_on_the_node(
+    private: tuple[Distribution, Pusher], repository: str, volume: Volume, other: Volume, secrets: dict[str, str]
+) -> None:
+    layers = [Layer(content=os.urandom(100), title="x")]
+    reference = private[1].artifact(repository, layers)
+    name, cached = reference.rpartition(":")[0], sha256(manifest(layers))
+    absent = f"sha256:{'0' * 64}"
+
+    def answer(reference: str) -> str:
+        with refused(grpc.StatusCode.NOT_FOUND, "set pullPolicy: IfNotPresent") as refusal:
+            other.publish(reference=reference, secrets=secrets, pullPolicy="Never")
+        assert other.is_gone()
+        return refusal.message.replace(reference, "<reference>")
+
+    volume.publish(reference=reference, secrets=SECRET)
+    asked = [f"{where}@{digest}" for where in (name, f"{name}/not/there") for digest in (cached, absent)]
+    assert len({answer(reference) for reference in (*asked, reference, f"{name}:absent")}) == 1
 
 
 def test_cached_private_artifact_is_shown_again_to_its_credential_without_the_registry(

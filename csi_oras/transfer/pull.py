@@ -15,7 +15,6 @@ from csi_oras.artifact import planner
 from csi_oras.artifact.kind import Artifact
 from csi_oras.artifact.kinds import kind_of
 from csi_oras.errors import (
-    AccessDeniedError,
     ArtifactNotFoundError,
     CsiOrasError,
     DigestMismatchError,
@@ -95,8 +94,8 @@ class Puller:
         """Return the artifact if the store may show it without asking the registry, else None.
 
         Raises:
-            AccessDeniedError: node policy forbids the repository, or `Never` meets a credential not seen before.
-            ArtifactNotFoundError: `Never`, and it is not here.
+            AccessDeniedError: node policy forbids the repository.
+            ArtifactNotFoundError: `Never`, and nothing is here that this credential was seen to read.
             SignatureError: `Never`, and it was not verified as node policy wants it by now.
         """
         self._rules().check(request.reference.repository)
@@ -168,7 +167,7 @@ class Puller:
         root = self._store.catalogue.root(request.reference)
         found = self._granted(request, root) if root else None
         if found is None and request.policy is PullPolicy.NEVER:
-            raise self._absent(request, root)
+            raise _absent(request.reference)
         return self._recalled(request, found) if found else None
 
     def _granted(self, request: PullRequest, root: Digest) -> PulledArtifact | None:
@@ -194,18 +193,6 @@ class Puller:
         reference = request.reference
         is_known = self._verifier.recall(reference.repository, found.verifiable, str(reference), raising=never)
         return found if is_known else None
-
-    def _absent(self, request: PullRequest, root: Digest | None) -> CsiOrasError:
-        subject = str(request.reference)
-        if root and self._known(request, root):
-            return AccessDeniedError(
-                subject,
-                "this credential was not yet seen to read it",
-                "set pullPolicy: IfNotPresent to ask the registry",
-            )
-        return ArtifactNotFoundError(
-            subject, "is not on this node, and pullPolicy is Never", "set pullPolicy: IfNotPresent"
-        )
 
     def _pulled(self, reference: Reference, found: CataloguedPlan, fetched: int = 0) -> PulledArtifact:
         laid_out = found.laid_out
@@ -290,6 +277,12 @@ class Puller:
         if found is None:
             return None
         return found if client.digest_hint(request.reference.identifier) == root else None
+
+
+def _absent(reference: Reference) -> ArtifactNotFoundError:
+    """Say the same of what is not here and of what others have here, or `Never` would tell a stranger which it is."""
+    cause = "is not on this node for this credential, and pullPolicy is Never"
+    return ArtifactNotFoundError(str(reference), cause, "set pullPolicy: IfNotPresent to ask the registry")
 
 
 @contextmanager
