@@ -99,18 +99,18 @@ def test_commit_syncs_the_file_then_renames_then_syncs_the_directory(
     blob = Descriptor.of(b"ordered", _TYPE)
     ingest, digest = written(content, blob, b"ordered")
     events: list[str] = []
-    real_sync, real_rename = os.fsync, Path.rename
+    real_sync, real_rename = os.fsync, os.rename
 
     def sync(descriptor: int) -> None:
         events.append("sync directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
         real_sync(descriptor)
 
-    def rename(path: Path, target: Path) -> Path:
+    def rename(path: str, target: str) -> None:
         events.append("rename")
-        return real_rename(path, target)
+        real_rename(path, target)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     content.commit(ingest, digest)
     assert events == ["sync file", "rename", "sync directory"]
 
@@ -141,13 +141,13 @@ def test_grant_is_there_before_its_blob_is(
 ) -> None:
     blob = Descriptor.of(b"seen", _TYPE)
     allowed = []
-    real_rename = Path.rename
+    real_rename = os.rename
 
-    def rename(path: Path, target: Path) -> Path:
+    def rename(path: str, target: str) -> None:
         allowed.append(Grants(Database(paths.database)).allow(_REPOSITORY, blob.digest, "somebody"))
-        return real_rename(path, target)
+        real_rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     ingest, digest = written(content, blob, b"seen")
     content.commit(ingest, digest, granted(digest))
     assert allowed == [True]

@@ -94,10 +94,8 @@ def test_two_processes_never_hold_one_ingest(content: ContentStore, paths: State
 def test_extents_that_a_crash_left_are_a_hint(
     content: ContentStore, paths: StatePaths, extents: str, missing: list[tuple[int, int]]
 ) -> None:
-    paths.ingest(_BLOB.digest).write_bytes(b"012345")
-    paths.ingest(_BLOB.digest).with_name(f"{_BLOB.digest.encoded}.extents").write_bytes(
-        extents.encode(errors="surrogateescape")
-    )
+    Path(paths.ingest(_BLOB.digest)).write_bytes(b"012345")
+    Path(f"{paths.ingest(_BLOB.digest)}.extents").write_bytes(extents.encode(errors="surrogateescape"))
     ingest = opened(content)
     assert ingest.missing == missing
     ingest.close()
@@ -111,7 +109,7 @@ def test_discard_forgets_the_bytes_for_good(content: ContentStore) -> None:
     ingest.close()
     again = opened(content)
     assert again.missing == [(0, 10)]
-    assert again.path.stat().st_size == 0
+    assert Path(again.path).stat().st_size == 0
     again.close()
 
 

@@ -74,7 +74,7 @@ def test_bytes_that_a_crash_tore_are_found_out_and_fetched_again(
     reference = f"{gate.address}/{repository}:v1"
     driver = Driver(short_path)
     paths = StatePaths.create(driver.state)
-    ingest = paths.ingest(Digest.of(content), str(Reference.parse(reference).repository))
+    ingest = Path(paths.ingest(Digest.of(content), str(Reference.parse(reference).repository)))
     ingest.write_bytes(content[: 8 * _MIB] + bytes(4 * _MIB))  # said to be there, but never reached the disk
     ingest.with_name(f"{ingest.name}.extents").write_text(f"0 {12 * _MIB}\n")
     with driver:

@@ -55,7 +55,7 @@ class ContentStore:
     def has(self, blob: Descriptor) -> bool:
         """Say whether the blob is there."""
         try:
-            return self.path(blob.digest).stat().st_size == blob.size
+            return os.stat(self._paths.blob(blob.digest)).st_size == blob.size
         except FileNotFoundError:
             return False
 
@@ -71,7 +71,7 @@ class ContentStore:
     def begun(self, blob: Descriptor, source: str = "") -> int:
         """Bytes that the unfinished blob from `source` has taken of the file system already, at most its size."""
         try:
-            return min(self._paths.ingest(blob.digest, source).stat().st_blocks * _BLOCK, blob.size)
+            return min(os.stat(self._paths.ingest(blob.digest, source)).st_blocks * _BLOCK, blob.size)
         except FileNotFoundError:
             return 0
 
@@ -83,7 +83,7 @@ class ContentStore:
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, if it is there."""
-        return self._paths.blob(digest)
+        return Path(self._paths.blob(digest))
 
     def open(self, digest: Digest) -> BinaryIO:
         """Open a blob for reading.
@@ -214,13 +214,13 @@ class ContentStore:
             for ingest in ingests:
                 os.fsync(ingest.descriptor)
             for ingest in ingests:
-                target = self.path(ingest.blob.digest)
+                target = self._paths.blob(ingest.blob.digest)
                 if self.has(ingest.blob):  # another source was first, and what is there is never replaced
-                    ingest.path.unlink()
+                    os.unlink(ingest.path)
                 else:
-                    ingest.path.rename(target)
+                    os.rename(ingest.path, target)
                 ingest.forget_extents()
-                directories.add(target.parent)
+                directories.add(os.path.dirname(target))
             for directory in directories:
                 fsync_directory(directory)
 

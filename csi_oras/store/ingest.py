@@ -11,8 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Self
 
 from csi_oras.errors import SizeMismatchError
@@ -26,7 +25,7 @@ _POLL_SECONDS = 0.1
 class Ingest:
     """An open, locked file that takes a blob's bytes in any order, from many threads."""
 
-    def __init__(self, path: Path, blob: Descriptor, descriptor: int) -> None:
+    def __init__(self, path: str, blob: Descriptor, descriptor: int) -> None:
         self.path = path
         self.blob = blob
         self.descriptor = descriptor
@@ -57,7 +56,8 @@ class Ingest:
     def _load(self) -> Extents:
         extents = Extents()
         try:
-            lines = self._extents_path.read_text().split("\n")[:-1]  # a torn last line is no extent
+            with open(self._extents_path) as file:
+                lines = file.read().split("\n")[:-1]  # a torn last line is no extent
         except FileNotFoundError:
             return extents
         except UnicodeDecodeError:
@@ -71,8 +71,8 @@ class Ingest:
         return extents
 
     @property
-    def _extents_path(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.extents")
+    def _extents_path(self) -> str:
+        return f"{self.path}.extents"
 
     def write(self, view: memoryview, offset: int) -> None:
         """Put bytes where they belong.
@@ -97,7 +97,7 @@ class Ingest:
 
     def keep(self, start: int, end: int) -> None:
         """Remember across a crash that the bytes from `start` up to `end` are there."""
-        with store_errors(f"ingest of {self.blob.digest}"), self._extents_path.open("a") as file:
+        with store_errors(f"ingest of {self.blob.digest}"), open(self._extents_path, "a") as file:
             # begin to write these bytes out while others come, so that the commit's sync finds little to do
             os.posix_fadvise(self.descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
             self._is_kept = True
@@ -151,13 +151,15 @@ class Ingest:
     def forget_extents(self) -> None:
         """Remove what only an unfinished blob needs."""
         if self._is_kept:
-            self._extents_path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._extents_path)
             self._is_kept = False
 
     def remove(self) -> None:
         """Remove the ingest with all its bytes, and let go of it."""
         self.forget_extents()
-        self.path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
         self.close()
 
     def abandon(self) -> None:
@@ -172,13 +174,13 @@ class Ingest:
         os.close(self.descriptor)
 
 
-def _lock(descriptor: int, path: Path) -> bool:
+def _lock(descriptor: int, path: str) -> bool:
     """Lock the file, unless another process has it or has just committed it from under us."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     try:
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
+        return os.fstat(descriptor).st_ino == os.stat(path).st_ino
     except FileNotFoundError:
         return False

@@ -75,18 +75,18 @@ class StatePaths:
         """The key that credentials are hashed with."""
         return self.root / "grant.key"
 
-    def blob(self, digest: Digest) -> Path:
-        """Where a verified blob is."""
-        return Path(f"{self.root}/blobs/{digest.algorithm}/{digest.encoded}")
+    def blob(self, digest: Digest) -> str:
+        """Where a verified blob is; a text, as below: there are thousands, and a Path costs more than the call."""
+        return f"{self.root}/blobs/{digest.algorithm}/{digest.encoded}"
 
     def object(self, digest: Digest, mode: int) -> str:
-        """Where a file with this content and mode is; a text, for an image has many of them."""
+        """Where a file with this content and mode is."""
         return f"{self.root}/objects/{digest.algorithm}/{digest.encoded}-{mode:04o}"
 
-    def ingest(self, digest: Digest, source: str = "") -> Path:
+    def ingest(self, digest: Digest, source: str = "") -> str:
         """Where the bytes of an unfinished blob are that come from `source`; its extents are beside it."""
         suffix = f"-{hashlib.sha256(source.encode()).hexdigest()[:32]}" if source else ""
-        return Path(f"{self.root}/ingest/{digest.encoded}{suffix}")
+        return f"{self.root}/ingest/{digest.encoded}{suffix}"
 
     def tree(self, plan: Digest) -> Path:
         """Where a plan is laid out."""
@@ -120,7 +120,7 @@ def store_errors(subject: str) -> Iterator[None]:
         raise StoreBrokenError(subject, f"the store fails ({error.strerror})", "look at the node's disk") from error
 
 
-def fsync_directory(directory: Path) -> None:
+def fsync_directory(directory: str | Path) -> None:
     """Make renames in `directory` durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
