@@ -14,10 +14,10 @@ from csi_oras.errors import StoreBrokenError
 from csi_oras.oci.platform import Platform
 from csi_oras.policy.access import RepositoryRules
 from csi_oras.policy.signatures import VerificationRule
-from csi_oras.registry.client import Registries
 from csi_oras.registry.hosts_dirs import HostsDirectories
 from csi_oras.registry.keychain import Keychain, Sources
 from csi_oras.registry.providers import ProviderSettings
+from csi_oras.registry.registries import Registries
 from csi_oras.registry.service_accounts import ServiceAccountRule
 from csi_oras.registry.transport import Transport
 from csi_oras.store.catalogue import Catalogue
@@ -67,7 +67,7 @@ class Application:
         self.records = VolumeRecords(self.database)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
-        self.keychain = Keychain(self._sources)
+        self.keychain = Keychain(lambda: sources(self.policy))
         self._blobs = BlobFetcher(self.content, self._parallelism, self.metrics)
         self._jobs = ThreadPoolExecutor(_PULLS, "pull")
         self.puller = self._make_puller()
@@ -88,8 +88,8 @@ class Application:
             resolver=Resolver(self.content, self.grants, self._manifest_limits),
             gatherer=Gatherer(self.content, self.grants, self._blobs, self.metrics),
             conditions=Conditions(
-                rules=self._rules,
-                verifier=Verifier(self._verification, SignatureRecords(self.database), self.metrics),
+                rules=lambda: rules(self.policy),
+                verifier=Verifier(lambda: verification(self.policy), SignatureRecords(self.database), self.metrics),
                 limits=self._artifact_limits,
             ),
             executor=self._jobs,
@@ -138,27 +138,6 @@ class Application:
         pulls = self.policy.pulls
         return Parallelism(blobs=pulls.parallel_blobs, ranges=pulls.parallel_ranges, range_bytes=pulls.range_bytes)
 
-    def _sources(self) -> Sources:
-        named = self.policy.credentials
-        return Sources(
-            service_accounts=tuple(
-                ServiceAccountRule(match=rule.match, audience=rule.audience) for rule in named.service_account_tokens
-            ),
-            providers=ProviderSettings(config_file=named.providers.config_file, directory=named.providers.bin_dir),
-            docker_files=named.docker_config,
-        )
-
-    def _rules(self) -> RepositoryRules:
-        return RepositoryRules(allow=self.policy.registries.allow, deny=self.policy.registries.deny)
-
-    def _verification(self) -> list[VerificationRule]:
-        return [
-            VerificationRule(
-                match=rule.match, enforce=rule.mode == "enforce", keys=tuple(key.key for key in rule.cosign_keys)
-            )
-            for rule in self.policy.verification
-        ]
-
     def _artifact_limits(self) -> ArtifactLimits:
         limits = self.policy.limits
         return ArtifactLimits(
@@ -167,3 +146,30 @@ class Application:
 
     def _manifest_limits(self) -> ManifestLimits:
         return ManifestLimits(manifest_bytes=self.policy.limits.manifest_bytes, layers=self.policy.limits.layers)
+
+
+def rules(policy: config.Policy) -> RepositoryRules:
+    """Return which repositories `policy` lets a node pull from."""
+    return RepositoryRules(allow=policy.registries.allow, deny=policy.registries.deny)
+
+
+def sources(policy: config.Policy) -> Sources:
+    """Return where `policy` has credentials looked for."""
+    named = policy.credentials
+    return Sources(
+        service_accounts=tuple(
+            ServiceAccountRule(match=rule.match, audience=rule.audience) for rule in named.service_account_tokens
+        ),
+        providers=ProviderSettings(config_file=named.providers.config_file, directory=named.providers.bin_dir),
+        docker_files=named.docker_config,
+    )
+
+
+def verification(policy: config.Policy) -> list[VerificationRule]:
+    """Return what `policy` wants signed, and by whom."""
+    return [
+        VerificationRule(
+            match=rule.match, enforce=rule.mode == "enforce", keys=tuple(key.key for key in rule.cosign_keys)
+        )
+        for rule in policy.verification
+    ]

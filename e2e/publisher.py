@@ -6,7 +6,8 @@ from pathlib import Path
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.reference import Reference
 from csi_oras.registry import credentials
-from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.registries import Registries
 from csi_oras.registry.transport import Transport
 from csi_oras.telemetry.secrets import Secret
 from tests.support.artifacts import manifest

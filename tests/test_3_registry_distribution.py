@@ -10,8 +10,9 @@ from csi_oras.demo.distribution import Distribution
 from csi_oras.errors import ArtifactNotFoundError, UnauthenticatedError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.reference import Reference, Repository
-from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.registries import Registries
 from csi_oras.registry.transport import Transport
 from tests.support.artifacts import OCI_MANIFEST, Layer, Pusher, files, manifest
 from tests.support.fake_registry import basic

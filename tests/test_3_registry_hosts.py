@@ -16,8 +16,9 @@ from csi_oras.errors import (
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
-from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.registries import Registries
 from csi_oras.registry.transport import Transport
 from tests.support.artifacts import OCI_MANIFEST, files
 from tests.support.fake_registry import FakeRegistry, basic

@@ -11,8 +11,9 @@ import pytest
 from csi_oras.errors import RegistryUnavailableError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.reference import Repository
-from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.registries import Registries
 from csi_oras.registry.transport import Transport
 from tests.support.artifacts import files
 from tests.support.certificates import Authority, server_context

@@ -7,8 +7,8 @@ import pytest
 
 from csi_oras.errors import AccessDeniedError
 from csi_oras.oci.reference import Repository
-from csi_oras.registry.client import Registries
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.registries import Registries
 from csi_oras.registry.transport import Transport
 from csi_oras.telemetry.secrets import Secret
 from tests.support import fake_server

@@ -24,14 +24,12 @@ from csi_oras.registry import answers, referrers
 from csi_oras.registry.answers import BlobStream, FetchedManifest
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.failures import LARGEST_ERROR
-from csi_oras.registry.host import RegistryHost, lenders
-from csi_oras.registry.hosts_dirs import HostsDirectories
+from csi_oras.registry.host import lenders
 from csi_oras.registry.hosts_file import Capability
 from csi_oras.registry.retries import retried
 from csi_oras.registry.rota import DOUBT_SECONDS, Rota
 from csi_oras.registry.session import Session, joined
-from csi_oras.registry.tokens import Tokens
-from csi_oras.registry.transport import Origin, Transport
+from csi_oras.registry.transport import Origin
 
 _OK, _CREATED, _ACCEPTED, _PARTIAL = 200, 201, 202, 206
 _NOT_FOUND, _NO_SUCH_METHOD, _RANGE_NOT_SATISFIABLE = 404, 405, 416
@@ -285,57 +283,3 @@ class RepositoryClient:
 def _needed_for(identifier: str) -> tuple[Capability, ...]:
     """Say what a host must be trusted with: only some are to tell what a tag means."""
     return (Capability.PULL,) if ":" in identifier else (Capability.PULL, Capability.RESOLVE)
-
-
-class Registries:
-    """Every registry there is, behind one transport, one store of tokens and the node's hosts directories."""
-
-    def __init__(
-        self,
-        transport: Transport,
-        directories: HostsDirectories | None = None,
-        mirror_credential: Callable[[RegistryHost], Credential | None] = lambda _mirror: None,
-    ) -> None:
-        """Reach each registry as `directories` say; `mirror_credential` is what is kept for a mirror by its own name.
-
-        A credential for a registry is never shown to its mirrors.
-        """
-        self._transport = transport
-        self._tokens = Tokens(transport)
-        self._directories = directories or HostsDirectories()
-        self._mirror_credential = mirror_credential
-        self._rota = Rota()
-
-    def hosts(self, registry: str) -> tuple[RegistryHost, ...]:
-        """Return the hosts that serve `registry`, in the order in which they are asked.
-
-        Raises:
-            RegistryUnavailableError: what the node says about it cannot be read.
-        """
-        return self._directories.hosts_of(registry)
-
-    def lenders(self, registry: str) -> str:
-        """Return what stands in grants for the mirrors that `registry` has now.
-
-        Raises:
-            RegistryUnavailableError: what the node says about it cannot be read.
-        """
-        return lenders(self.hosts(registry))
-
-    def repository(self, repository: Repository, credential: Credential | None) -> RepositoryClient:
-        """Return a repository as `credential` sees it.
-
-        Raises:
-            RegistryUnavailableError: what the node says about its registry cannot be read.
-        """
-        sessions = [
-            Session(
-                self._transport,
-                self._tokens,
-                repository,
-                host,
-                credential if host.is_own else self._mirror_credential(host),
-            )
-            for host in self.hosts(repository.registry)
-        ]
-        return RepositoryClient(repository, credential, sessions, self._rota)

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from csi_oras.errors import AccessDeniedError, CsiOrasError, RegistryUnavailableError, UnauthenticatedError
 from csi_oras.oci.reference import Repository
-from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.keychain import Found, Keychain
+from csi_oras.registry.registries import Registries
 from csi_oras.telemetry.logs import logger
 
 _Result = TypeVar("_Result")

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from csi_oras.oci.reference import Repository
-from csi_oras.registry.client import Registries, RepositoryClient
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.registries import Registries
 from csi_oras.registry.transport import Transport
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import FakeServer
