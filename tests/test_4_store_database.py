@@ -232,3 +232,42 @@ def test_volume_records_are_by_volume_and_target(database: Database) -> None:
     assert records.published() == 1
     records.drop("v1", "/t/1")
     assert records.all() == [other]
+
+
+# -- a look that changes nothing
+
+
+def test_look_at_a_closed_database_reads_it_and_leaves_no_file(path: Path) -> None:
+    filled(path)
+    before = path.read_bytes()
+    looking = Database(path, read_only=True)
+    assert VolumeRecords(looking).all() == [_RECORD]
+    with pytest.raises(StoreBrokenError):
+        looking.query("DELETE FROM volumes")
+    looking.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
+def test_look_at_an_open_database_sees_what_was_last_written(path: Path, database: Database) -> None:
+    VolumeRecords(database).put(_RECORD)
+    looking = Database(path, read_only=True)
+    assert VolumeRecords(looking).all() == [_RECORD]
+    looking.close()
+    assert VolumeRecords(database).all() == [_RECORD]
+
+
+def test_look_at_a_damaged_database_says_so_and_leaves_it(path: Path) -> None:
+    filled(path)
+    overwrite(path, 4096, 8192)
+    before = path.read_bytes()
+    with pytest.raises(StoreBrokenError, match="is damaged"):
+        Database(path, read_only=True)
+    assert path.read_bytes() == before
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_look_at_an_absent_database_makes_none(path: Path) -> None:
+    with pytest.raises(StoreBrokenError):
+        Database(path, read_only=True)
+    assert not path.exists()

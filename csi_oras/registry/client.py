@@ -26,7 +26,7 @@ from csi_oras.registry.credentials import Credential
 from csi_oras.registry.failures import LARGEST_ERROR
 from csi_oras.registry.host import lenders
 from csi_oras.registry.hosts_file import Capability
-from csi_oras.registry.retries import retried
+from csi_oras.registry.retries import ATTEMPTS, retried
 from csi_oras.registry.rota import DOUBT_SECONDS, Rota
 from csi_oras.registry.session import Session, joined
 from csi_oras.registry.transport import Origin
@@ -91,13 +91,14 @@ class RepositoryClient:
             raise DigestMismatchError(subject, f"{session.host.name} sent a manifest with digest {digest}", "report it")
         return FetchedManifest(content=content, digest=digest, media_type=media_type)
 
-    def digest_hint(self, tag: str) -> Digest | None:
+    def digest_hint(self, tag: str, *, attempts: int = ATTEMPTS) -> Digest | None:
         """Ask what digest the registry says a tag has: a hint, good only to find what this credential may read.
 
         Raises:
             UnobtainableError: it cannot be got.
         """
-        return self._asked(lambda session: self._digest_hint(session, tag), *_needed_for(tag))
+        needed = _needed_for(tag)
+        return retried(lambda: self._first(lambda session: self._digest_hint(session, tag), *needed), attempts)
 
     def _digest_hint(self, session: Session, tag: str) -> Digest | None:
         subject = self._named(tag)

@@ -27,7 +27,7 @@ class DockerFiles:
         """Return what the first file that covers `repository` holds for it; `note` hears why one holds nothing."""
         for path in paths:
             try:
-                config = self._read(path)
+                config = self.read(path)
                 found = config.find(repository, f"the node's file {path}")
             except UnauthenticatedError as error:
                 note(f"{path} {error.cause}")
@@ -37,7 +37,12 @@ class DockerFiles:
             note(f"{path} has nothing for it")
         return None
 
-    def _read(self, path: str) -> DockerConfig:
+    def read(self, path: str) -> DockerConfig:
+        """Read one file.
+
+        Raises:
+            UnauthenticatedError: it cannot be read, or is no docker config.
+        """
         try:
             with open(path, "rb") as file:  # noqa: PTH123 (paths are text in policy and in messages)
                 status = os.fstat(file.fileno())

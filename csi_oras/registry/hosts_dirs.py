@@ -61,6 +61,14 @@ class HostsDirectories:
                 self._loaded[registry] = loaded
         return loaded.hosts
 
+    def directory_of(self, registry: str) -> Path | None:
+        """Return the directory that speaks for `registry`, if there is one.
+
+        Raises:
+            RegistryUnavailableError: it cannot be told.
+        """
+        return _find(registry, self._roots(), {})
+
 
 def _load(registry: str, roots: tuple[str, ...]) -> _Loaded:
     marks: dict[Path, _Mark] = {}

@@ -16,6 +16,7 @@ from csi_oras.errors import NoSpaceError, StoreBrokenError
 from csi_oras.telemetry.logs import logger
 
 _BUSY_MILLISECONDS = 10_000
+_LOOK_MILLISECONDS = 2_000
 _SCHEMA = 3
 _TABLES = """
 CREATE TABLE IF NOT EXISTS volumes (
@@ -51,9 +52,14 @@ CREATE TABLE IF NOT EXISTS signatures (
 class Database:
     """One connection that all threads share, a statement or a transaction at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the database at `path`, made if it is not there; `read_only` is to look and leave everything as it is.
+
+        Raises:
+            StoreBrokenError: it cannot be opened, or a newer release has written it; read-only, also if it is damaged.
+        """
         self._lock = threading.RLock()
-        self._connection = _open_or_replace(path)
+        self._connection = _open_read_only(path) if read_only else _open_or_replace(path)
 
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows.
@@ -130,10 +136,35 @@ def _open(path: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+    _refuse_newer(connection, version, path)
+    return connection
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    # the log is there while anybody has it open; without one, SQLite would make it for a mere look
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, check_same_thread=False)
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {_LOOK_MILLISECONDS}")
+            _check(connection)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.OperationalError as error:
+        raise StoreBrokenError(f"database {path}", f"cannot be opened ({error})", "look at the node's disk") from error
+    except sqlite3.DatabaseError as error:
+        remedy = "restart the driver: it sets the file aside, and finds blobs and mounts again without it"
+        raise StoreBrokenError(f"database {path}", f"is damaged ({error})", remedy) from error
+    _refuse_newer(connection, version, path)
+    return connection
+
+
+def _refuse_newer(connection: sqlite3.Connection, version: int, path: Path) -> None:
     if version > _SCHEMA:
         connection.close()
         raise StoreBrokenError(f"database {path}", "was written by a newer release", "run that release again")
-    return connection
 
 
 def _check(connection: sqlite3.Connection) -> None:

@@ -56,37 +56,44 @@ class Verifier:
         """Return what verification of `repository` goes by now, to tell whether that has changed."""
         return tuple((rule.mode, *(key.fingerprint for key in rule.keys)) for rule in self._of(repository))
 
-    def recall(self, repository: Repository, digests: Sequence[Digest], subject: str, *, raising: bool) -> bool:
-        """Say whether what is on this node may be shown; `digests` are the artifact's root and manifest.
+    def recall(
+        self, repository: Repository, digests: Sequence[Digest], subject: str, *, raising: bool
+    ) -> list[str] | None:
+        """Return the warnings that come with what is on this node, or None where it may not be shown.
+
+        `digests` are the artifact's root and manifest.
 
         Raises:
             SignatureError: it may not, and `raising` says that nobody is going to look for a signature.
         """
+        warnings = []
         for rule in self._of(repository):
             if self._is_known(rule, repository, digests):
                 self._metrics.observe_signature(rule.mode, SignatureOutcome.VERIFIED)
                 continue
             if rule.enforce and not raising:
-                return False
+                return None
             error = SignatureError(
                 subject,
                 "is on this node, and not known to be signed as node policy wants it",
                 "set pullPolicy: IfNotPresent to have its signature looked for",
             )
-            self._refuse(rule, error, SignatureOutcome.UNKNOWN)
-        return True
+            warnings.append(self._refuse(rule, error, SignatureOutcome.UNKNOWN))
+        return warnings
 
-    def verify(self, client: RepositoryClient, digests: Sequence[Digest], subject: str) -> None:
-        """Let pass what is verified, or can be now with what the repository has.
+    def verify(self, client: RepositoryClient, digests: Sequence[Digest], subject: str) -> list[str]:
+        """Let pass what is verified, or can be now with what the repository has, and return what to warn of.
 
         Raises:
             SignatureError: there is no acceptable signature, or it cannot be got, and the rule is enforced.
         """
+        warnings = []
         for rule in self._of(client.repository):
             if self._is_known(rule, client.repository, digests):
                 self._metrics.observe_signature(rule.mode, SignatureOutcome.VERIFIED)
-            else:
-                self._look(rule, client, tuple(dict.fromkeys(digests)), subject)
+            elif warning := self._look(rule, client, tuple(dict.fromkeys(digests)), subject):
+                warnings.append(warning)
+        return warnings
 
     def _of(self, repository: Repository) -> _Rules:
         return [rule for rule in self._rules() if rule.match.matches(str(repository))]
@@ -94,33 +101,36 @@ class Verifier:
     def _is_known(self, rule: VerificationRule, repository: Repository, digests: Sequence[Digest]) -> bool:
         return self._records.known(repository, digests, [key.fingerprint for key in rule.keys])
 
-    def _look(self, rule: VerificationRule, client: RepositoryClient, digests: Sequence[Digest], subject: str) -> None:
-        search = _Search(client, rule, time.monotonic() + _SECONDS)
+    def _look(self, rule: VerificationRule, client: RepositoryClient, digests: Sequence[Digest], subject: str) -> str:
+        search = SignatureSearch(client, rule, time.monotonic() + _SECONDS)
         found = search.run(digests)
         if found is None:
             error = SignatureError(subject, search.cause, _REMEDY)
-            self._refuse(rule, error, search.outcome)
-            return
+            return self._refuse(rule, error, search.outcome)
         digest, key = found
         self._records.add(client.repository, digest, key)
         self._metrics.observe_signature(rule.mode, SignatureOutcome.VERIFIED)
         logger.info("signature verified", reference=subject, digest=str(digest), key=key)
+        return ""
 
-    def _refuse(self, rule: VerificationRule, error: SignatureError, outcome: SignatureOutcome) -> None:
+    def _refuse(self, rule: VerificationRule, error: SignatureError, outcome: SignatureOutcome) -> str:
+        """Raise the error where the rule is enforced; else return it as a warning."""
         self._metrics.observe_signature(rule.mode, outcome)
         if rule.enforce:
             raise error
         logger.warning("let through with a warning, as node policy says", cause=error.message, match=rule.match.pattern)
+        return error.message
 
 
 class _ExhaustedError(Exception):
     """No more is fetched for this search."""
 
 
-class _Search:
+class SignatureSearch:
     """One search for a signature by a key of a rule: in the tag that cosign uses, then among the referrers."""
 
     def __init__(self, client: RepositoryClient, rule: VerificationRule, until: float) -> None:
+        """Ask `client`, until a moment of the monotonic clock."""
         self._client = client
         self._keys = rule.keys
         self._until = until
