@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csi_oras.oci.glob import Glob
+from csi_oras.oci.glob import Glob, Globs
 
 MEANINGS = [
     ("a", "a", True),
@@ -86,8 +86,12 @@ def test_glob_matches_what_the_same_regular_expression_matches(pattern: str, tex
     assert Glob.parse(pattern).matches(text) == (re.fullmatch(expression, text) is not None)
 
 
+def globs(*patterns: str) -> Globs:
+    return Globs(map(Glob.parse, patterns))
+
+
 REACHES = [
-    ("a", "a", False),  # the directory, and nothing in it
+    ("a", "a", True),  # the directory stands for everything in it
     ("a/", "a", False),
     ("a/x", "a", True),
     ("a/b/x", "a", True),
@@ -95,7 +99,8 @@ REACHES = [
     ("a/b/x", "a/c", False),
     ("ab/x", "a", False),
     ("*/x", "a", True),
-    ("*", "a", False),
+    ("*", "a", True),
+    ("*", "a/b", True),
     ("*.md", "a", False),
     ("**/*.md", "a", True),
     ("a/**", "a/b/c", True),
@@ -110,19 +115,54 @@ REACHES = [
 
 
 @pytest.mark.parametrize(("pattern", "directory", "reaches"), REACHES)
-def test_glob_reaches_below_what_it_may_match_in(pattern: str, directory: str, *, reaches: bool) -> None:
-    assert Glob.parse(pattern).reaches_below(directory) == reaches
+def test_globs_reach_below_what_they_may_cover(pattern: str, directory: str, *, reaches: bool) -> None:
+    assert globs(pattern).reach_below(tuple(directory.split("/"))) == reaches
 
 
 NAMES = st.lists(st.text(st.sampled_from("ab."), min_size=1, max_size=3), min_size=2, max_size=4).map("/".join)
 
 
 @given(PATTERNS, NAMES)
-def test_glob_reaches_below_every_directory_of_what_it_matches(pattern: str, name: str) -> None:
-    glob = Glob.parse(pattern)
-    if glob.matches(name):
-        directories = [name[:end] for end, character in enumerate(name) if character == "/"]
-        assert all(map(glob.reaches_below, directories))
+def test_globs_reach_below_every_directory_of_what_they_match(pattern: str, name: str) -> None:
+    if Glob.parse(pattern).matches(name):
+        components = tuple(name.split("/"))
+        assert all(globs(pattern).reach_below(components[:depth]) for depth in range(1, len(components)))
+
+
+@given(st.lists(PATTERNS, max_size=4), st.lists(NAMES, max_size=6))
+def test_globs_cover_what_one_of_them_matches_or_has_a_directory_of(patterns: list[str], names: list[str]) -> None:
+    together = globs(*patterns)
+    for name in names:
+        components = tuple(name.split("/"))
+        ways = ["/".join(components[:depth]) for depth in range(1, len(components) + 1)]
+        expected = any(Glob.parse(pattern).matches(way) for pattern in patterns for way in ways)
+        assert together.cover(components) == expected
+
+
+def test_globs_are_right_about_more_directories_than_they_remember() -> None:
+    together = globs("**/yes", "c1")
+    for _ in range(2):
+        for number in range(3000):
+            assert together.cover((f"d{number}", "yes"))
+            assert not together.cover((f"d{number}", "no"))
+        assert together.cover(("c1", "x"))
+
+
+_LONGEST = 4096
+"""Characters that an attribute may have."""
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["**a" * (_LONGEST // 3), "**/?" * (_LONGEST // 4), "**/a/" * (_LONGEST // 5), "**?" * (_LONGEST // 3) + "b"],
+)
+def test_globs_of_many_stars_cost_little_over_many_deep_names(pattern: str) -> None:
+    together, deep = globs(pattern), ("a",) * 58
+    began = time.process_time()
+    for number in range(10_000):
+        together.cover((str(number), *deep, "a.json"))
+        together.reach_below((str(number), *deep))
+    assert time.process_time() - began < 10  # where each name took seconds
 
 
 @pytest.mark.parametrize(

@@ -1,86 +1,129 @@
 """The one glob syntax of attributes and policy: `*` and `?` within a segment, `**` across, the rest literal.
 
-Any pod's author writes globs, so none may cost more than its length times the text's: a backtracking regular
-expression would need years for some of them, and hold the interpreter's lock meanwhile.
+Any pod's author writes globs, and an archive's author the names that they are tried on, so none may cost more than
+a few machine words for each character of a name: a backtracking regular expression would need years for some of
+them, and hold the interpreter's lock meanwhile. So all places that a text may have reached in all patterns are the
+bits of one number, and a character moves them at once (Navarro and Raffinot, Flexible Pattern Matching in Strings, 4).
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-_TOKENS = re.compile(r"\*\*/|\*\*|\*|\?|[^*?]+")
-_ACROSS = "**"
+_TOKENS = re.compile(r"\*\*/|\*\*|.", re.DOTALL)
 _REPEATED = re.compile(r"(?:\*\*/){2,}")
+_MOST_REMEMBERED = 1000
+
+_State = tuple[int, int]
+"""The places that a text may have reached, and those of `**/` that it has left for a segment without an end yet."""
+
+
+class _Automaton:
+    """Patterns side by side: a place is a bit, and a character leads from it to the next one or lets it stay."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._moves: dict[str, int] = {}
+        self._any = self._within = self._across = self._segments = 0
+        starts = self._ends = 0
+        place = 1
+        for pattern in patterns:
+            starts |= place
+            place = self._add(pattern, place)
+            self._ends |= place
+            place <<= 1
+        self._moves = {character: bits if character == "/" else bits | self._any
+                       for character, bits in self._moves.items()}  # fmt: skip
+        self.start: _State = (starts, 0)
+
+    def _add(self, pattern: str, place: int) -> int:
+        """Add a pattern that begins at `place`, and return where it ends."""
+        simple = _REPEATED.sub("**/", re.sub(r"\*{3,}", "**", pattern))
+        for token in _TOKENS.findall(simple):
+            match token:
+                case "*":
+                    self._within |= place
+                case "**":
+                    self._within |= place
+                    self._across |= place
+                case "**/":
+                    self._segments |= place
+                case "?":
+                    self._any |= place
+                    place <<= 1
+                case _:
+                    self._moves[token] = self._moves.get(token, 0) | place
+                    place <<= 1
+        return place
+
+    def advance(self, state: _State, text: str) -> _State:
+        """Return the state behind `text`."""
+        places, left = state
+        for character in text:
+            if character == "/":
+                places = (places & self._moves.get("/", 0)) << 1 | places & self._across | left
+                left = 0
+            else:
+                left |= places & self._segments
+                places = (places & self._moves.get(character, self._any)) << 1 | places & self._within
+            if not places and not left:
+                break
+        return places, left
+
+    def accepts(self, state: _State) -> bool:
+        """Say whether a pattern may end here."""
+        return bool(state[0] & self._ends)
+
+    def goes_on(self, state: _State) -> bool:
+        """Say whether a pattern may match more text than there was."""
+        places, left = state
+        return bool(left or places & (~self._ends | self._within | self._segments))
 
 
 @dataclass(frozen=True, slots=True)
 class Glob:
-    """A pattern over slash-separated text, cut into its tokens."""
+    """A pattern over slash-separated text."""
 
     pattern: str
-    _tokens: tuple[str, ...] = field(repr=False, compare=False)
+    _automaton: _Automaton = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, pattern: str) -> Self:
         """Read `pattern`; every text is one."""
-        simple = _REPEATED.sub("**/", re.sub(r"\*{3,}", "**", pattern))
-        return cls(pattern, tuple(_TOKENS.findall(simple)))
+        return cls(pattern, _Automaton([pattern]))
 
     def matches(self, text: str) -> bool:
         """Say whether the whole of `text` matches."""
-        positions = {0}  # up to where the tokens so far can reach
-        for token in self._tokens:
-            positions = _advance(token, positions, text)
-            if not positions:
-                return False
-        return len(text) in positions
-
-    def reaches_below(self, directory: str) -> bool:
-        """Say whether any name below `directory` can match."""
-        text = f"{directory}/"
-        positions = {0}
-        for token in self._tokens:
-            if len(text) in positions or token == _ACROSS:
-                return True  # what is left of the pattern is for what is below
-            if any(token.startswith(text[position:]) and position + len(token) > len(text) for position in positions):
-                return True
-            positions = _advance(token, positions, text)
-            if not positions:
-                return False
-        return False
+        return self._automaton.accepts(self._automaton.advance(self._automaton.start, text))
 
 
-def _advance(token: str, positions: set[int], text: str) -> set[int]:
-    match token:
-        case "?":
-            return {position + 1 for position in positions if text[position : position + 1] not in ("", "/")}
-        case "*":
-            return _reached(positions, text, _within_segment)
-        case "**":
-            return set(range(min(positions), len(text) + 1))
-        case "**/":
-            return _reached(positions, text, _segment_starts)
-    return {position + len(token) for position in positions if text.startswith(token, position)}
+class Globs:
+    """Several globs over names, tried at once; one that matches a directory stands for everything below it."""
 
+    def __init__(self, globs: Iterable[Glob]) -> None:
+        self._automaton = _Automaton(glob.pattern for glob in globs)
+        self._remembered: dict[tuple[str, ...], _State | None] = {(): self._automaton.start}
 
-def _reached(positions: set[int], text: str, reach: Callable[[int, str], Iterator[int]]) -> set[int]:
-    found: set[int] = set()
-    for position in sorted(positions):
-        for reached in reach(position, text):
-            if reached in found and reached != position:
-                break  # an earlier position came by here and went on
-            found.add(reached)
-    return found
+    def cover(self, components: tuple[str, ...]) -> bool:
+        """Say whether a glob matches a name or a directory above it."""
+        state = self._below(components[:-1])
+        return state is None or self._automaton.accepts(self._automaton.advance(state, components[-1]))
 
+    def reach_below(self, components: tuple[str, ...]) -> bool:
+        """Say whether any name below a directory can be covered."""
+        state = self._below(components)
+        return state is None or self._automaton.goes_on(state)
 
-def _within_segment(position: int, text: str) -> Iterator[int]:
-    end = text.find("/", position)
-    return iter(range(position, (len(text) if end < 0 else end) + 1))
-
-
-def _segment_starts(position: int, text: str) -> Iterator[int]:
-    yield position
-    while (slash := text.find("/", position)) > position:
-        position = slash + 1
-        yield position
+    def _below(self, directory: tuple[str, ...]) -> _State | None:
+        """Return the state behind a directory and its slash, None where it is covered; archives come by directory."""
+        remembered = self._remembered  # another thread may begin a new one
+        if directory in remembered:
+            return remembered[directory]
+        state = self._below(directory[:-1])
+        if state is not None:
+            state = self._automaton.advance(state, directory[-1])
+            state = None if self._automaton.accepts(state) else self._automaton.advance(state, "/")
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered = {(): self._automaton.start}
+        self._remembered[directory] = state
+        return state

@@ -1,12 +1,13 @@
 """Selection: what of an artifact a volume shows."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from csi_oras.oci.glob import Glob
+from csi_oras.oci.glob import Glob, Globs
 from csi_oras.oci.name import Name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """The attributes `mediaTypes`, `include`, `exclude`, `path`, `unpack` and `metadata`; empty means everything."""
 
@@ -28,11 +29,19 @@ class Selection:
         """Whether some names are left out."""
         return bool(self.include or self.exclude or self.path)
 
+    @cached_property
+    def _included(self) -> Globs:
+        return Globs(self.include)
+
+    @cached_property
+    def _excluded(self) -> Globs:
+        return Globs(self.exclude)
+
     def refusal(self, name: Name) -> str:
         """Return why `name` is not selected, or nothing where it is."""
-        if self.include and not _any_matches(self.include, name):
+        if self.include and not self._included.cover(name.components):
             return "not included"
-        if _any_matches(self.exclude, name):
+        if self.exclude and self._excluded.cover(name.components):
             return "excluded"
         if self.path and name != self.path and name.below(self.path) is None:
             return "outside path"
@@ -42,18 +51,11 @@ class Selection:
         """Say whether nothing below a directory (None: the root) can be selected, whatever it is called."""
         if directory is None:
             return False
-        if _any_matches(self.exclude, directory):
+        if self.exclude and self._excluded.cover(directory.components):
             return True
-        if self.include and not _any_matches(self.include, directory):
-            text = str(directory)
-            if not any(glob.reaches_below(text) for glob in self.include):
-                return True
+        if self.include and not self._included.reach_below(directory.components):
+            return True
         if self.path is None:
             return False
         related = directory.below(self.path) or self.path.below(directory)
         return directory != self.path and related is None
-
-
-def _any_matches(globs: tuple[Glob, ...], name: Name) -> bool:
-    """A glob that matches a directory stands for everything below it."""
-    return any(glob.matches(str(candidate)) for glob in globs for candidate in (name, *name.parents))
