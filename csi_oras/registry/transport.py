@@ -31,6 +31,7 @@ _UPLOAD_BYTES = 1 << 20
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 """How OpenSSL calls the answer of a server that speaks plain HTTP."""
+_TARGET = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # what else there is, resolvers fold into names that nobody checked
 
 
@@ -79,7 +80,7 @@ def target_of(url: str) -> str:
     """
     parts = _split(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not target.isascii() or any(character <= " " or character == "\x7f" for character in target):
+    if not _TARGET.fullmatch(target):
         raise BadResponseError("registry", "names a URL with characters that have no place in one")
     return target
 
