@@ -24,6 +24,8 @@ from csi_oras.store import staging
 from csi_oras.store.volumes import VolumeRecord
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.server import MetricsServer
+from csi_oras.volume.locks import KeyedLocks
+from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.volumes import Volumes
 
 _CALLS = 16
@@ -81,7 +83,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    found = app.records.all()
+    locks = KeyedLocks()
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
@@ -89,14 +91,16 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
         kubelet_dir=settings.kubelet_dir,
         trees=app.paths.trees,
         platform=app.platform,
+        locks=locks,
     )
+    recovery = Recovery(app.records, settings.kubelet_dir, locks)
+    found = recovery.take_stock() if settings.mode != "controller" else []
     server = _make_server(settings, app, volumes)
     metrics_server.start()
     await server.start()
     logger.info("serving", endpoint=settings.endpoint, mode=settings.mode, version=csi_oras.__version__)
     if settings.mode != "controller":  # behind the socket: a call waits for its own volume only
-        recovery = threading.Thread(target=_recover, args=(app, volumes, found), name="recovery", daemon=True)
-        recovery.start()
+        threading.Thread(target=_recover, args=(app, recovery, found), name="recovery", daemon=True).start()
     await stopping.wait()
     logger.info("stopping")
     await server.stop()
@@ -112,10 +116,10 @@ def _make_server(settings: ServeSettings, app: Application, volumes: Volumes) ->
     return Server(settings.endpoint, app.metrics, Identity(settings.driver_name, app.check), controller, node)
 
 
-def _recover(app: Application, volumes: Volumes, found: list[VolumeRecord]) -> None:
+def _recover(app: Application, recovery: Recovery, found: list[VolumeRecord]) -> None:
     try:
         staging.sweep(app.paths)
-        volumes.reconcile(found)
+        recovery.reconcile(found)
     except CsiOrasError as error:
         logger.error("recovery did not finish", cause=error.message)
     except Exception:  # noqa: BLE001 (the thread ends here; the driver serves on)

@@ -1,5 +1,6 @@
 """Publish and unpublish as a kubelet calls them: again, at once, after a crash, and with the registry gone."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,12 @@ from csi_oras.mount import mountinfo
 from tests.support.artifacts import Layer, Pusher, files
 from tests.support.calls import publish_request, refused
 from tests.support.driver import MULTI_NODE_READER_ONLY, Driver, mount_capability, pod_context
+from tests.support.fake_registry import FakeRegistry
+from tests.support.pods import Held
 from tests.support.volume import Volume
 
 pytestmark = pytest.mark.needs("root", "registry")
-pytest_plugins = ["tests.support.shared"]
+pytest_plugins = ["tests.support.shared", "tests.support.fake_fixtures"]
 
 
 @pytest.fixture
@@ -186,14 +189,84 @@ def test_unpublish_of_a_mount_whose_record_is_lost_takes_it_away(driver: Driver,
     assert not single.exists()
 
 
+def test_unpublish_after_the_state_directory_was_wiped_takes_the_mounts_away(driver: Driver, reference: str) -> None:
+    """A mount that stays while the kubelet is told that it is gone would be followed by whatever deletes the pod."""
+    target, single = driver.target(), driver.target(pod="uid-2")
+    driver.publish(target, reference=reference)
+    driver.publish(single, volume_id="v2", reference=reference, path="y")
+    driver.kill()
+    shutil.rmtree(driver.state)
+    driver.start()
+    driver.unpublish(target)
+    driver.unpublish(single, volume_id="v2")
+    assert driver.mounts() == []
+    assert not target.exists()
+    assert not single.exists()
+
+
+def test_publish_after_the_state_directory_was_wiped_shows_the_artifact_again(driver: Driver, reference: str) -> None:
+    target = driver.target()
+    driver.publish(target, reference=reference)
+    driver.kill()
+    shutil.rmtree(driver.state)
+    driver.start()
+    for _ in range(2):
+        driver.publish(target, reference=reference)
+        assert (target / "y").read_bytes() == b"world"
+        assert driver.mounts() == [str(target)]
+    driver.unpublish(target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["with its record", "without"])
+def test_what_is_stacked_on_a_mount_of_ours_goes_with_it(driver: Driver, reference: str, *, lost: bool) -> None:
+    target = driver.target()
+    driver.publish(target, reference=reference)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", target], check=True)
+    if lost:
+        driver.kill()
+        for path in driver.state.glob("state.db*"):
+            path.unlink()
+        driver.start()
+    driver.unpublish(target)
+    assert driver.mounts() == []
+    assert not target.exists()
+
+
 def test_mount_of_somebody_else_is_neither_taken_for_ours_nor_taken_away(driver: Driver, reference: str) -> None:
+    """Nor is it called unpublished: to the kubelet that means that there is nothing left."""
     target = driver.target()
     target.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", target], check=True)
-    with refused(grpc.StatusCode.ALREADY_EXISTS, "not of this driver"):
+    (target / "data").write_text("precious")
+    with refused(grpc.StatusCode.ALREADY_EXISTS, str(target), "not of this driver"):
         driver.publish(target, reference=reference)
-    driver.unpublish(target)
+    with refused(grpc.StatusCode.ABORTED, str(target), "not of this driver", "unmount it"):
+        driver.unpublish(target)
     assert [mount.filesystem for mount in mountinfo.read() if mount.target == str(target)] == ["tmpfs"]
+    assert (target / "data").read_text() == "precious"
+    subprocess.run(["umount", target], check=True)
+    driver.unpublish(target)
+    assert not target.exists()
+
+
+def test_mount_of_somebody_else_that_came_during_the_pull_is_left_alone(
+    driver: Driver, fake: FakeRegistry, repository: str
+) -> None:
+    held, target = Held(), driver.target()
+    reference = fake.artifact(repository, files(x=b"here"))
+    fake.bend("/blobs/", held)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(driver.publish, target, reference=reference)
+        held.wait()
+        target.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", target], check=True)
+        held.release()
+        with refused(grpc.StatusCode.ALREADY_EXISTS, "not of this driver"):
+            call.result(30)
+    with refused(grpc.StatusCode.ABORTED, "not of this driver"):
+        driver.unpublish(target)
+    assert driver.mounts() == [str(target)]
 
 
 def test_mount_that_went_with_a_reboot_is_made_again(driver: Driver, reference: str) -> None:

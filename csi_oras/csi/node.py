@@ -12,7 +12,8 @@ from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
 from csi_oras.errors import PullPendingError
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.request import PulledArtifact
-from csi_oras.volume.volumes import PublishRequest, Volumes
+from csi_oras.volume.request import PublishRequest
+from csi_oras.volume.volumes import Volumes
 
 PATIENCE_SECONDS = 100.0
 """How long a publish waits for its pull; the kubelet gives up after 120."""

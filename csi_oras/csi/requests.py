@@ -10,8 +10,8 @@ from csi_oras.csi.pb import csi_pb2
 from csi_oras.errors import InvalidRequestError, printable
 from csi_oras.telemetry.secrets import Secret
 from csi_oras.volume import attributes as volume_attributes
+from csi_oras.volume.request import PublishRequest
 from csi_oras.volume.templates import claim_variables, pod_variables
-from csi_oras.volume.volumes import PublishRequest
 
 LONGEST_ID = 128
 LARGEST_MAP = 4096

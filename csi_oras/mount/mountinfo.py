@@ -12,9 +12,10 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One line: ids, the path within the file system that is shown, where, how, and the file system's type."""
+    """One line: id, device (major:minor), the path within it that is shown, where, how, and the file system's type."""
 
     mount_id: int
+    device: str
     root: str
     target: str
     options: frozenset[str]
@@ -35,6 +36,7 @@ def parse(text: str) -> Iterator[Mount]:
         fields = head.split(" ")
         yield Mount(
             mount_id=int(fields[0]),
+            device=fields[2],
             root=_unescape(fields[3]),
             target=_unescape(fields[4]),
             options=frozenset(fields[5].split(",")),

@@ -1,43 +1,57 @@
-"""Adoption: what mountinfo says of a mount whose record was lost."""
+"""Adoption: what mountinfo says of a mount whose record was lost.
+
+A mount is ours if it shows something below the trees of this very store: the same file system, and the same path
+within it. Both are known though the state directory was wiped, for the kernel still names what was deleted.
+"""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from csi_oras import kernel
 from csi_oras.mount import mountinfo
+
+_DELETED = "//deleted"
+"""What the kernel puts behind the path of a root that was deleted; no path has two slashes."""
+_TREE = re.compile(r"/([0-9a-f]{64})(?:/.+)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OurMount:
-    """A mount of a tree of this store: the digest of its plan, and what it shows."""
+    """A mount of a tree of this store: the digest of its plan, and whether the tree was deleted beneath it."""
 
     plan: str
-    path: Path
+    is_deleted: bool
 
 
-def find_our_mount(target: str, trees: Path) -> OurMount | None:
-    """Return what of `trees` is mounted on top at `target`, or None where that is nothing of ours."""
+def mounts_at(target: str, trees: Path) -> list[OurMount | None]:
+    """Return what is stacked on `target`, the lowest first; None stands for what is none of ours."""
     place = os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target.rstrip("/")))  # noqa: PTH118, PTH119, PTH120
     mounts = mountinfo.read()
-    on_top = next((mount for mount in reversed(mounts) if mount.target == place), None)
-    if on_top is None:
-        return None
-    shown = Path(on_top.root)
-    for plan_directory in (shown, shown.parent):
-        tree = trees / plan_directory.name
-        if plan_directory.parent.name == trees.name and tree.is_dir() and _is_same(Path(place), trees, shown):
-            return OurMount(plan=f"sha256:{plan_directory.name}", path=Path(place))
-    return None
+    device, root = _origin(trees, mounts)
+    return [
+        _our_mount(mount.root.removeprefix(root)) if mount.device == device and mount.root.startswith(root) else None
+        for mount in mounts
+        if mount.target == place
+    ]
 
 
-def _is_same(place: Path, trees: Path, shown: Path) -> bool:
-    """Compare by inode: the root that mountinfo shows is relative to the file system, not to us."""
-    depth = 1 if shown.parent.name == trees.name else 2
-    ours = trees.joinpath(*shown.parts[-depth:])
-    try:
-        return os.path.samestat(place.stat(), ours.stat())
-    except OSError:
-        return False
+def _our_mount(below: str) -> OurMount | None:
+    """Read what is left of a mount's root behind the path of our trees."""
+    tree = _TREE.fullmatch(below.removesuffix(_DELETED))
+    return OurMount(plan=f"sha256:{tree[1]}", is_deleted=below.endswith(_DELETED)) if tree else None
+
+
+def _origin(path: Path, mounts: list[mountinfo.Mount]) -> tuple[str, str]:
+    """Return the device of the file system that a path is on, and the path within it; also of one that was wiped."""
+    real = Path(os.path.realpath(path))
+    there = next(parent for parent in (real, *real.parents) if parent.exists())
+    mount_id = kernel.mount_point(kernel.AT_FDCWD, str(there)).mount_id
+    for mount in mounts:
+        if mount.mount_id == mount_id:
+            return mount.device, str(Path(mount.root, real.relative_to(mount.target))).rstrip("/")
+    return "", ""  # we see only a part of the mounts; no device has this name
 
 
 def tree_size(path: Path) -> tuple[int, int]:

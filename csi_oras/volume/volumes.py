@@ -5,7 +5,6 @@ network. The record is written before the mount and dropped after the unmount, s
 record without a mount, never a mount that nobody knows of.
 """
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,48 +24,12 @@ from csi_oras.oci.platform import Platform
 from csi_oras.registry.keychain import Keychain
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
 from csi_oras.telemetry.logs import logger
-from csi_oras.telemetry.secrets import Secret
 from csi_oras.transfer.jobs import Job
 from csi_oras.transfer.pull import Puller
 from csi_oras.transfer.request import PulledArtifact, PullRequest
-from csi_oras.volume.adopt import find_our_mount, tree_size
-from csi_oras.volume.attributes import Attributes
+from csi_oras.volume.adopt import mounts_at, tree_size
 from csi_oras.volume.locks import KeyedLocks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishRequest:
-    """One volume wanted at one target; `fingerprint` is the same for requests that ask for the same."""
-
-    volume_id: str
-    target: str
-    attributes: Attributes
-    fingerprint: str
-    secret: Mapping[str, Secret]
-    pod: str
-    tokens: Secret | None = None
-
-    def record(self, state: VolumeState, artifact: PulledArtifact | None = None) -> VolumeRecord:
-        """Return the record of this volume."""
-        known = (
-            {}
-            if artifact is None
-            else {
-                "artifact": str(artifact.artifact),
-                "plan": str(artifact.plan),
-                "size": artifact.size,
-                "files": artifact.files,
-            }
-        )
-        return VolumeRecord(
-            volume_id=self.volume_id,
-            target=self.target,
-            state=state,
-            fingerprint=self.fingerprint,
-            reference=str(artifact.reference if artifact else self.attributes.reference),
-            pod=self.pod,
-            **known,  # type: ignore[arg-type]
-        )
+from csi_oras.volume.request import PublishRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +52,7 @@ class Volumes:
         kubelet_dir: Path,
         trees: Path,
         platform: Platform,
+        locks: KeyedLocks,
     ) -> None:
         self._records = records
         self._keychain = keychain
@@ -96,7 +60,7 @@ class Volumes:
         self._kubelet_dir = kubelet_dir
         self._trees = trees
         self._platform = platform
-        self._locks = KeyedLocks()
+        self._locks = locks
 
     def begin(self, request: PublishRequest) -> Job[PulledArtifact] | None:
         """Publish at once what is local or already mounted, and return None; else return the pull to wait for.
@@ -182,24 +146,6 @@ class Volumes:
                     return VolumeStatistics(size=record.size, files=record.files)
         raise VolumeNotFoundError(f"volume {_short(volume_id)}", f"is not published at {printable(path, 300)}")
 
-    def reconcile(self, records: list[VolumeRecord]) -> None:
-        """Drop those of `records`, as found at the start, whose mounts are gone; their pods are, or will ask again."""
-        for record in records:
-            with self._locks.hold(record.target):
-                if self._records.get(record.volume_id, record.target) == record and not self._is_mounted(record.target):
-                    logger.info("volume is no longer mounted, its record goes", volume_id=record.volume_id)
-                    self._records.drop(record.volume_id, record.target)
-
-    def _is_mounted(self, path: str) -> bool:
-        try:
-            target = Target.open(path, self._kubelet_dir)
-        except InvalidRequestError:  # the kubelet directory was another one
-            return False
-        if target is None:
-            return False
-        with target:
-            return target.is_mounted()
-
     def _pull_request(self, request: PublishRequest) -> PullRequest:
         attributes = request.attributes
         reference = attributes.reference
@@ -227,36 +173,32 @@ class Volumes:
             return False
         record = self._records.get(request.volume_id, request.target)
         if record is None or record.state is not VolumeState.PUBLISHED:  # an intent is no record of what is mounted
-            record = self._adopt(request, target)
+            return self._is_adopted(request, target)
         if record.fingerprint != request.fingerprint:
             where = printable(target.path, 300)
             cause = f"is published at {where} with other attributes"
             raise VolumeConflictError(f"volume {_short(request.volume_id)}", cause, "unpublish it first")
         return True
 
-    def _adopt(self, request: PublishRequest, target: Target) -> VolumeRecord:
-        if others := self._records.others_at(request.volume_id, request.target):
-            self._records.drop(request.volume_id, request.target)
-            where, cause = f"target {printable(target.path, 300)}", f"holds volume {_short(others[0])}"
-            raise VolumeConflictError(where, cause, "unpublish that one first")
-        found = find_our_mount(target.path, self._trees)
-        if found is None:
-            raise VolumeConflictError(f"target {printable(target.path, 300)}", "has a mount that is not of this driver")
-        size, files = tree_size(found.path)
-        record = VolumeRecord(
-            volume_id=request.volume_id,
-            target=request.target,
-            state=VolumeState.PUBLISHED,
-            fingerprint=request.fingerprint,
-            reference=str(request.attributes.reference),
-            plan=found.plan,
-            size=size,
-            files=files,
-            pod=request.pod,
-        )
-        self._records.put(record)
-        logger.warning("adopted a mount whose record was lost", volume_id=request.volume_id)
-        return record
+    def _is_adopted(self, request: PublishRequest, target: Target) -> bool:
+        """Record a mount of ours as what is asked for (ADR 14); one that shows nothing any more goes."""
+        shown = next(reversed(mounts_at(target.path, self._trees)), None)
+        others = self._records.others_at(request.volume_id, request.target)
+        if others or shown is None:
+            self._records.drop(request.volume_id, request.target)  # the intent: this answer is a final one
+            raise VolumeConflictError(
+                f"target {printable(target.path, 300)}",
+                f"holds volume {_short(others[0])}" if others else "has a mount that is not of this driver",
+                "unpublish that one first" if others else "unmount it first",
+            )
+        if shown.is_deleted:
+            logger.warning("takes away a mount whose tree was deleted", volume_id=request.volume_id, plan=shown.plan)
+            unbind(target)
+            return False
+        size, files = tree_size(Path(target.path))
+        self._records.put(replace(request.record(VolumeState.PUBLISHED), plan=shown.plan, size=size, files=files))
+        logger.warning("adopted a mount whose record was lost", volume_id=request.volume_id, plan=shown.plan)
+        return True
 
     def _show(self, request: PublishRequest, target: Target, artifact: PulledArtifact) -> None:
         record = request.record(VolumeState.PUBLISHED, artifact)
@@ -273,14 +215,21 @@ class Volumes:
         _log("published", record)
 
     def _take_away(self, target: Target, record: VolumeRecord | None) -> None:
-        if record is None and target.is_mounted() and find_our_mount(target.path, self._trees) is None:
-            logger.warning("left a mount alone that is not of this driver", target=target.path)
-            return
+        """Unmount what is stacked on a target of ours, and remove it.
+
+        Raises:
+            VolumeBusyError: something is mounted that is not of this driver. To leave it and say that all is gone
+                would be a lie, upon which the kubelet or a person goes on to delete what is there.
+        """
+        is_ours = record is not None and record.state is VolumeState.PUBLISHED
+        if not is_ours and target.is_mounted() and not any(mounts_at(target.path, self._trees)):
+            where, cause = f"target {printable(target.path, 300)}", "has a mount that is not of this driver"
+            raise VolumeBusyError(where, cause, "unmount it, and it is tried again")
         unbind(target)
         try:
             target.remove()
         except VolumeBusyError as error:
-            if record:
+            if is_ours:
                 raise
             logger.warning("left a target alone that is not of this driver", cause=error.message)
 
