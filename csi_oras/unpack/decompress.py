@@ -1,7 +1,7 @@
 """Decompression of hostile archives, as a stream: what comes out is bounded, and so is the memory that it takes.
 
-gzip is isal's, zstd is zstandard's; both are read as gzip(1) and zstd(1) read them, so members and frames may
-follow one another (eStargz has one per file). A bomb costs no more than the limits say, whatever its shape: bytes
+gzip is isal's, zstd is zstandard's. Members and frames may follow one another (eStargz has one per file), zeros may
+fill a gzip archive up; what else follows is refused, as Go refuses it, where gzip(1) passes over it with a warning. A bomb costs no more than the limits say, whatever its shape: bytes
 that come out are counted before anybody sees them, and so are packed bytes out of which nothing comes. Nothing
 here knows what an archive holds.
 """
@@ -114,8 +114,9 @@ def _gunzipped(packed: _Packed, subject: str) -> Iterator[bytes]:
     try:
         while chunk := reader.read(CHUNK_BYTES):
             yield chunk
-    except EOFError:
-        raise HostileContentError(subject, "the gzip archive ends in the middle", _PUSH_AGAIN) from None
+    except EOFError:  # isal says the same of less than a header that follows a whole member
+        cause = "the gzip archive ends in the middle, or a few other bytes follow it"
+        raise HostileContentError(subject, cause, _PUSH_AGAIN) from None
     except OverflowError:  # isal gives up after 512 KiB
         raise HostileContentError(subject, "the archive has a gzip header without an end", _PUSH_AGAIN) from None
     except BadGzipFile as error:
