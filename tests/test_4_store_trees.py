@@ -78,6 +78,27 @@ def test_tree_has_objects_and_links(trees: TreeStore, paths: StatePaths) -> None
     assert (tree / "d/run").stat().st_ino == Path(paths.object(Digest.of(b"#!"), 0o555)).stat().st_ino
 
 
+class KilledError(BaseException):
+    """What no handler catches."""
+
+
+@pytest.mark.parametrize("use", ["has", "lay_out"])
+def test_tree_whose_maker_was_killed_at_the_end_is_read_only_when_it_is_used(
+    trees: TreeStore, content: ContentStore, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    view = view_of(content, a=b"one")
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(Path, "chmod", killed)
+        trees.lay_out(PLAN, view)
+    assert stat.S_IMODE(trees.path(PLAN).stat().st_mode) == 0o755
+    assert trees.has(PLAN) if use == "has" else trees.lay_out(PLAN, view)
+    assert stat.S_IMODE(trees.path(PLAN).stat().st_mode) == 0o555
+
+
 def test_tree_of_one_plan_is_made_once(trees: TreeStore, content: ContentStore, paths: StatePaths) -> None:
     view = view_of(content, a=b"one")
     first = trees.lay_out(PLAN, view).stat().st_ino

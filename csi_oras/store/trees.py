@@ -7,6 +7,7 @@ journalled in order, so a tree that survives a power cut is whole; nothing in it
 import errno
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class TreeStore:
 
     def has(self, plan: Digest) -> bool:
         """Say whether the plan is laid out."""
-        return self.path(plan).is_dir()
+        return _is_there(self.path(plan))
 
     def lay_out(self, plan: Digest, view: View) -> Path:
         """Return the tree of `plan`, which is what `view` says, made now if it is not there.
@@ -43,7 +44,7 @@ class TreeStore:
             NoSpaceError: the disk is full.
         """
         target = self.path(plan)
-        if target.is_dir():
+        if self.has(plan):
             return target
         with store_errors(f"tree {plan.short}"), staging(self._paths) as directory:
             tree = directory / "tree"
@@ -108,9 +109,21 @@ def _copy(source: str, name: str, directory: int, mode: int) -> None:
         os.fchmod(copy.fileno(), mode)
 
 
+def _is_there(tree: Path) -> bool:
+    """Say whether a tree is there; one whose maker was killed between rename and chmod is made read-only now."""
+    try:
+        mode = stat.S_IMODE(tree.stat().st_mode)
+    except FileNotFoundError:
+        return False
+    if mode != _DIRECTORY_MODE:
+        with store_errors(f"tree {tree.name}"):
+            tree.chmod(_DIRECTORY_MODE)
+    return True
+
+
 def _publish(tree: Path, target: Path) -> None:
     try:
-        tree.rename(target)
+        tree.rename(target)  # whoever is not root cannot rename what he cannot write, so the mode comes after
         target.chmod(_DIRECTORY_MODE)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was first with the same tree
