@@ -27,7 +27,7 @@ def printable(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
-def _fitting(text: str) -> str:
+def fitting(text: str) -> str:
     """Return a message cut to MESSAGE_LIMIT: its names may take four bytes for a character."""
     encoded = text.encode()
     return text if len(encoded) <= MESSAGE_LIMIT else encoded[: MESSAGE_LIMIT - 3].decode(errors="ignore") + "…"
@@ -44,7 +44,7 @@ class CsiOrasError(Exception):
         self.subject = subject
         self.cause = cause
         self.remedy = remedy
-        super().__init__(_fitting(printable(f"{subject}: {cause}" + (f"; {remedy}" if remedy else ""))))
+        super().__init__(fitting(printable(f"{subject}: {cause}" + (f"; {remedy}" if remedy else ""))))
 
     def about(self, subject: str) -> Self:
         """Return the same error about something that says more to the reader, such as the layer's place."""

@@ -32,6 +32,17 @@ class SignatureOutcome(StrEnum):
     """It is on the node since before, and was not looked for."""
 
 
+class EventOutcome(StrEnum):
+    """What becomes of an event."""
+
+    SENT = "sent"
+    FORBIDDEN = "forbidden"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    DROPPED = "dropped"
+    """More came than could be sent."""
+
+
 class Metrics:
     """The series of one driver."""
 
@@ -74,6 +85,7 @@ class Metrics:
             ("mode", "outcome"),
             registry=self.registry,
         )
+        self._events = Counter("csi_oras_events", "Events on pods.", ("reason", "outcome"), registry=self.registry)
         self._requests = Counter(
             "csi_oras_registry_requests",
             "Answers of registries by HTTP status.",
@@ -109,6 +121,10 @@ class Metrics:
     def observe_signature(self, mode: str, outcome: SignatureOutcome) -> None:
         """Count one artifact that was held against a rule; `mode` as the policy file spells it."""
         self._signatures.labels(mode, outcome).inc()
+
+    def observe_event(self, reason: str, outcome: EventOutcome) -> None:
+        """Count one event on a pod, `reason` as the pod's owner reads it."""
+        self._events.labels(reason, outcome).inc()
 
     def observe_request(self, status: int) -> None:
         """Count one answer of a registry."""

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -52,6 +53,13 @@ class Progress:
         self._counters: dict[Hashable, Counter] = {}
         self.activity = ""
         """What is done once every byte is here, such as `unpacking 2 of 5`."""
+        self.begun: Future[None] = Future()
+        """Done when it is known that there is something to pull; never, where there is nothing."""
+
+    def begin(self) -> None:
+        """Say that there is something to pull."""
+        if not self.begun.done():  # another credential is tried on the same progress
+            self.begun.set_result(None)
 
     def join(self, key: Hashable, counter: Counter) -> None:
         """Wait for the bytes of `counter` too; it takes the place of an earlier one of the same key."""

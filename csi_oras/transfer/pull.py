@@ -191,10 +191,10 @@ class Puller:
         """Return what is here if it is verified as node policy wants it by now; else it counts as absent."""
         never = request.policy is PullPolicy.NEVER
         reference = request.reference
-        is_known = self._verifier.recall(reference.repository, found.verifiable, str(reference), raising=never)
-        return found if is_known else None
+        warnings = self._verifier.recall(reference.repository, found.verifiable, str(reference), raising=never)
+        return None if warnings is None else replace(found, warnings=tuple(warnings))
 
-    def _pulled(self, reference: Reference, found: CataloguedPlan, fetched: int = 0) -> PulledArtifact:
+    def _pulled(self, reference: Reference, found: CataloguedPlan) -> PulledArtifact:
         laid_out = found.laid_out
         tree = self._store.trees.path(laid_out.plan)
         return PulledArtifact(
@@ -204,7 +204,6 @@ class Puller:
             size=laid_out.size,
             files=laid_out.files,
             path=tree / laid_out.single if laid_out.single else tree,
-            fetched=fetched,
         )
 
     def _observed(self, request: PullRequest, progress: Progress) -> PulledArtifact:
@@ -233,7 +232,7 @@ class Puller:
                 bytes=progress.fetched,
                 seconds=seconds,
             )
-        return pulled
+        return replace(pulled, pull_seconds=time.monotonic() - started) if progress.begun.done() else pulled
 
     def _pull(self, client: RepositoryClient, request: PullRequest, progress: Progress) -> PulledArtifact:
         here = self._here(request) if request.policy is not PullPolicy.ALWAYS else None
@@ -242,14 +241,14 @@ class Puller:
         unchanged = self._unchanged(client, request)
         subject = str(request.reference)
         if unchanged:
-            self._verifier.verify(client, unchanged.verifiable, subject)
-            return unchanged
+            return replace(unchanged, warnings=tuple(self._verifier.verify(client, unchanged.verifiable, subject)))
         credential = self._holder(request.credential, client.lenders)
         resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
-        self._verifier.verify(client, (resolved.root, resolved.artifact), subject)
+        warnings = tuple(self._verifier.verify(client, (resolved.root, resolved.artifact), subject))
         planned = self._plan(client, request, resolved, credential)
         artifact, plan = planned.artifact, planned.plan
         self._limits().check(plan, subject)
+        progress.begin()
         self._keep_metadata(artifact, plan)
         self._gatherer.gather(client, plan, credential, progress, subject)
         found = CataloguedPlan(artifact=artifact.digest, laid_out=self._laid_out(plan, progress, subject))
@@ -258,7 +257,8 @@ class Puller:
         self._store.catalogue.add(request.reference, artifact.root, found, key)
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
         self._store.grants.add([Grant(client.repository, digest, credential) for digest in digests])
-        return self._pulled(request.reference.pinned(artifact.root), found, progress.fetched)
+        pulled = self._pulled(request.reference.pinned(artifact.root), found)
+        return replace(pulled, fetched=progress.fetched, warnings=warnings)
 
     def _laid_out(self, plan: Plan, progress: Progress, subject: str) -> LaidOut:
         known = self._store.catalogue.laid_out(plan.digest) if self._store.trees.has(plan.digest) else None

@@ -52,7 +52,10 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulledArtifact:
-    """An artifact that is complete in the store; `path` is the tree, or the only file, that shows it. Bytes."""
+    """An artifact that is complete in the store; `path` is the tree, or the only file, that shows it. Bytes.
+
+    `pull_seconds` is None for what was here already; `warnings` say what node policy would rather have otherwise.
+    """
 
     reference: Reference
     artifact: Digest
@@ -61,6 +64,8 @@ class PulledArtifact:
     files: int
     path: Path
     fetched: int = 0
+    pull_seconds: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def verifiable(self) -> tuple[Digest, ...]:

@@ -1,0 +1,105 @@
+"""The cluster that the driver runs in: events by its API server, with the service account of the driver's own pod.
+
+The one module that knows the Kubernetes client. It is loaded with the first event.
+"""
+
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx2
+from lightkube import Client, ConfigError, KubeConfig
+from lightkube.models.core_v1 import EventSource, ObjectReference
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import Event as EventResource
+
+from csi_oras.errors import printable
+from csi_oras.telemetry.events import Event
+from csi_oras.telemetry.metrics import EventOutcome
+
+_SECONDS = 5.0
+"""How long the API server may take to be connected to, and for each part of its answer."""
+_LONGEST_BASE = 230
+"""Characters of a pod's name in an event's; with the time it must not exceed 253."""
+_LONGEST_INSTANCE = 128
+_UNAUTHORIZED, _FORBIDDEN, _TIMEOUT, _CONFLICT, _TOO_MANY, _SERVER_ERROR = 401, 403, 408, 409, 429, 500
+_LONGEST_CAUSE = 300
+
+
+class Cluster:
+    """Writes events as the kubelet does, from `component` on `node`."""
+
+    def __init__(self, account: Path, component: str, node: str) -> None:
+        self._account = account
+        self._component = component
+        self._node = node
+        self._client: Client | None = None
+
+    def post(self, event: Event) -> tuple[EventOutcome, str]:
+        """Create the event, and say what became of it and why."""
+        try:
+            self._connected().create(self._resource(event))
+        except httpx2.HTTPStatusError as error:
+            return self._refusal(error)
+        except Exception as error:  # noqa: BLE001 (beside its own, the client lets through what TLS and decoders raise)
+            self._disconnect()
+            return EventOutcome.UNREACHABLE, _cause(error)
+        return EventOutcome.SENT, ""
+
+    def _connected(self) -> Client:
+        """Return the client; a new one reads the token and the authority anew, which both may have been rotated."""
+        if self._client is None:
+            authority = ssl.create_default_context(cafile=str(self._account / "ca.crt"))
+            # Python 3.13 wants extensions that the authorities of some clusters lack, and that Go's client asks not for
+            authority.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            self._client = Client(
+                KubeConfig.from_service_account(self._account),
+                timeout=httpx2.Timeout(_SECONDS),
+                trust_env=False,  # a proxy is for registries
+                transport=httpx2.HTTPTransport(verify=authority, trust_env=False),
+            )
+        return self._client
+
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client:
+            client.close()
+
+    def _resource(self, event: Event) -> EventResource:
+        pod, at = event.pod, datetime.fromtimestamp(event.time, UTC)
+        return EventResource(
+            metadata=ObjectMeta(
+                name=f"{pod.name[:_LONGEST_BASE].rstrip('.-')}.{int(event.time * 1e9):x}", namespace=pod.namespace
+            ),
+            involvedObject=ObjectReference(
+                apiVersion="v1", kind="Pod", name=pod.name, namespace=pod.namespace, uid=pod.uid
+            ),
+            type="Warning" if event.reason.is_warning else "Normal",
+            reason=event.reason.value,
+            message=event.message,
+            count=1,
+            firstTimestamp=at.replace(microsecond=0),
+            lastTimestamp=at.replace(microsecond=0),
+            source=EventSource(component=self._component, host=self._node),
+            reportingComponent=self._component,
+            reportingInstance=self._node[:_LONGEST_INSTANCE],
+        )
+
+    def _refusal(self, error: httpx2.HTTPStatusError) -> tuple[EventOutcome, str]:
+        code, cause = error.response.status_code, printable(error.response.text, _LONGEST_CAUSE)
+        if code == _CONFLICT:  # an attempt before, whose answer was lost
+            return EventOutcome.SENT, ""
+        if code == _FORBIDDEN:
+            # a namespace that is on its way out takes nothing new, and says so with the same code
+            ending = '"NamespaceTerminating"' in error.response.text
+            return (EventOutcome.REFUSED if ending else EventOutcome.FORBIDDEN), cause
+        if code in (_UNAUTHORIZED, _TIMEOUT, _TOO_MANY) or code >= _SERVER_ERROR:
+            self._disconnect()
+            return EventOutcome.UNREACHABLE, cause
+        return EventOutcome.REFUSED, cause
+
+
+def _cause(error: Exception) -> str:
+    """Name an error; its text only where it is the network's, for others may quote what was to be sent."""
+    network = isinstance(error, (httpx2.NetworkError, httpx2.TimeoutException, ConfigError, OSError))
+    return printable(f"{type(error).__name__}: {error}" if network else type(error).__name__, _LONGEST_CAUSE)
