@@ -1,9 +1,9 @@
 """Decompression of hostile archives, as a stream: what comes out is bounded, and so is the memory that it takes.
 
 gzip is isal's, zstd is zstandard's. Members and frames may follow one another (eStargz has one per file), zeros may
-fill a gzip archive up; what else follows is refused, as Go refuses it, where gzip(1) passes over it with a warning. A bomb costs no more than the limits say, whatever its shape: bytes
-that come out are counted before anybody sees them, and so are packed bytes out of which nothing comes. Nothing
-here knows what an archive holds.
+fill a gzip archive up; what else follows is refused, as Go refuses it, where gzip(1) passes over it with a warning.
+A bomb costs no more than the limits say, whatever its shape: bytes that come out are counted before anybody sees
+them, and so are packed bytes out of which nothing comes. Nothing here knows what an archive holds.
 """
 
 import io
