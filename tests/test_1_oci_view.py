@@ -1,5 +1,7 @@
 """A view refuses whatever would be written through, over or outside of what it has."""
 
+import tracemalloc
+
 import pytest
 
 from csi_oras.oci.digest import Digest
@@ -116,3 +118,15 @@ def test_names_that_look_the_same_are_found_wherever_they_are() -> None:
     assert view.look_alikes() is None
     view.add(name("d/cafe\u0301"), FILE)
     assert set(view.look_alikes() or ()) == {name("d/caf\u00e9"), name("d/cafe\u0301")}
+
+
+def test_names_that_look_the_same_are_looked_for_without_a_copy_of_all() -> None:
+    view = View()
+    for number in range(20_000):
+        view.add(name(f"\u00e9{number // 100}/{number}"), FILE)
+    tracemalloc.start()
+    try:
+        assert view.look_alikes() is None
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

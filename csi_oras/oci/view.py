@@ -7,6 +7,7 @@ whatever would be written through a link, over a file or outside of the root is 
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from csi_oras.errors import printable
 from csi_oras.oci.digest import Digest
@@ -172,11 +173,12 @@ class View:
 
     def look_alikes(self) -> tuple[Name, Name] | None:
         """Return two names that look the same (equal in NFC and not in bytes), if there are any."""
-        for above, directory in [((), self.root), *((name, node) for name, node in self.walk())]:
-            if not isinstance(directory, Directory) or all(map(str.isascii, directory.children)):
+        root: tuple[tuple[str, ...], Node] = ((), self.root)
+        for above, node in chain([root], self.walk()):
+            if not isinstance(node, Directory) or all(map(str.isascii, node.children)):
                 continue
             seen: dict[str, str] = {}
-            for component in directory.children:
+            for component in node.children:
                 first = seen.setdefault(unicodedata.normalize("NFC", component), component)
                 if first != component:
                     return Name((*above, first)), Name((*above, component))

@@ -44,7 +44,8 @@ class ObjectBatch:
     def __init__(self, paths: StatePaths, directory: Path) -> None:
         self._paths = paths
         self._directory = directory
-        self._new: dict[str, str] = {}
+        self._new: dict[str, int] = {}
+        """Where each object belongs, and the number that is its name until then: there may be a million of them."""
         self._written = 0
 
     def add(self, content: Iterable[memoryview], size: int, mode: int) -> File:
@@ -78,16 +79,18 @@ class ObjectBatch:
         digest = Digest("sha256", hasher.hexdigest())
         target = self._paths.object(digest, mode)
         if target in self._new or Path(target).exists():
-            Path(temporary).unlink()
+            Path(self._temporary(temporary)).unlink()
         else:
             self._new[target] = temporary
         return digest
 
-    def _write(self, content: Iterable[memoryview], mode: int) -> str:
+    def _temporary(self, number: int) -> str:
+        return f"{self._directory}/{number}"
+
+    def _write(self, content: Iterable[memoryview], mode: int) -> int:
         self._written += 1
-        path = f"{self._directory}/{self._written}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = os.open(self._temporary(self._written), flags, 0o600)
         try:
             for piece in content:
                 while piece:
@@ -95,7 +98,7 @@ class ObjectBatch:
             os.fchmod(descriptor, mode)
         finally:
             os.close(descriptor)
-        return path
+        return self._written
 
     def commit(self) -> None:
         """Make all objects of the group visible, durably.
@@ -113,6 +116,6 @@ class ObjectBatch:
             finally:
                 os.close(descriptor)
             for target, temporary in self._new.items():
-                os.rename(temporary, target)  # noqa: PTH104 (as above); of two processes' files either will do
+                os.rename(self._temporary(temporary), target)  # noqa: PTH104 (as above); of two processes' files either will do
             fsync_directory(self._paths.objects)
         self._new.clear()

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
 from csi_oras.artifact.planner import METADATA
 from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, printable
 from csi_oras.oci.digest import Digest
+from csi_oras.oci.name import Name
 from csi_oras.oci.plan import Plan, PlanEntry
 from csi_oras.oci.view import ConflictError, File, Link, View
 from csi_oras.store.catalogue import LaidOut
@@ -126,14 +128,20 @@ def _check_selected(plan: Plan, view: View, subject: str) -> None:
 
 def _check_whole(view: View, subject: str, *, single: bool) -> None:
     if pair := view.look_alikes():
-        one, other = (printable(str(name), 80) for name in pair)
-        raise HostileContentError(
-            subject, f'"{one}" and "{other}" look the same', "push the artifact again under distinct names"
-        )
+        one, other = _told_apart(pair)
+        raise HostileContentError(subject, f"{one} and {other} look the same", "push it again under distinct names")
     if single and len(view.root.children) > 1:
         raise InvalidRequestError(subject, "metadata needs a directory, and path names a file", "leave one of them out")
     if single and any(isinstance(node, Link) for node in view.root.children.values()):
         raise InvalidRequestError(subject, "path names a symbolic link", "name what it points to")
+
+
+def _told_apart(names: tuple[Name, Name]) -> list[str]:
+    """Return what a person can see to differ: everything but ASCII escaped, from shortly before the difference."""
+    texts = [str(name).encode("unicode_escape").decode() for name in names]
+    same = next(place for place, pair in enumerate(zip_longest(*texts)) if len(set(pair)) > 1)
+    start = max(same - 40, 0)
+    return [f'"{"…" if start else ""}{printable(text[start:], 80)}"' for text in texts]
 
 
 def _pieces(path: Path) -> Iterator[memoryview]:
