@@ -12,6 +12,7 @@ import click
 from rich.filesize import decimal
 
 from csi_oras.app import Application
+from csi_oras.cli.bars import bars
 from csi_oras.cli.options import (
     REFERENCE,
     application,
@@ -21,7 +22,7 @@ from csi_oras.cli.options import (
     selection_options,
     store_options,
 )
-from csi_oras.cli.output import bar, count_files
+from csi_oras.cli.output import count_files
 from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.reference import Reference
 from csi_oras.telemetry.progress import Progress as TransferProgress
@@ -75,7 +76,7 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
         given = credential(target, options) or app.keychain.of_node(target.repository).credential
         client = app.registries.repository(target.repository, given)
         progress = TransferProgress()
-        with bar(progress, f"pushing {target}"):
+        with bars(progress, f"pushing {target}"):
             pushed = pushes.push(client, target, files, artifact_type, progress)
     pinned = target.pinned(pushed.digest)
     document = {
@@ -114,7 +115,7 @@ def request_of(app: Application, reference: str, options: dict[str, Any]) -> Pul
 
 def _with_progress(app: Application, request: PullRequest) -> PulledArtifact:
     job = app.puller.start(request)
-    with app.puller.jobs.waiting(job), bar(job.progress, f"pulling {request.reference}"):
+    with app.puller.jobs.waiting(job), bars(job.progress, f"pulling {request.reference}"):
         return job.future.result()
 
 

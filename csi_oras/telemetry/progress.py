@@ -2,9 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 
+RECENT_SECONDS = 10
+"""What counts for a rate: of a transfer that has slowed down, or was asleep, the beginning says nothing."""
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -20,11 +23,16 @@ def human_size(count: float) -> str:
 class Counter:
     """Bytes of one blob: how many it has, how many are here, how many of them came over the network just now."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.total = total
         self.done = 0
         self.fetched = 0
+        self.started: float | None = None
+        """The moment of the first byte."""
+        self._clock = clock
         self._lock = threading.Lock()
+        self._seconds: deque[list[int]] = deque(maxlen=RECENT_SECONDS + 1)
+        """The last seconds in which bytes came, with their number."""
 
     def resume(self, count: int) -> None:
         """Set how many bytes were here before."""
@@ -33,14 +41,34 @@ class Counter:
 
     def advance(self, count: int) -> None:
         """Count bytes that have just come."""
+        now = self._clock()
         with self._lock:
+            self.started = now if self.started is None else self.started
             self.done += count
             self.fetched += count
+            if self._seconds and self._seconds[-1][0] == int(now):
+                self._seconds[-1][1] += count
+            else:
+                self._seconds.append([int(now), count])
 
     def finish(self) -> None:
         """Count everything as here."""
         with self._lock:
             self.done = self.total
+
+    def since(self, second: int) -> int:
+        """Return the bytes that came in this second of the clock and after it."""
+        with self._lock:
+            return sum(count for when, count in self._seconds if when >= second)
+
+
+def rate(counters: Iterable[Counter], now: float | None = None) -> float:
+    """Return the bytes per second that came of late, `now` by the clock of the counters."""
+    now = time.monotonic() if now is None else now
+    begun = [counter for counter in counters if counter.started is not None]
+    first = min((counter.started or 0.0 for counter in begun), default=now)
+    second = int(now) - RECENT_SECONDS
+    return sum(counter.since(second) for counter in begun) / max(now - max(second, first), 1.0)
 
 
 class Progress:
@@ -51,6 +79,7 @@ class Progress:
         self._started = clock()
         self._lock = threading.Lock()
         self._counters: dict[Hashable, Counter] = {}
+        self._names: dict[Hashable, str] = {}
         self.activity = ""
         """What is done once every byte is here, such as `unpacking 2 of 5`."""
         self.begun: Future[None] = Future()
@@ -61,16 +90,28 @@ class Progress:
         if not self.begun.done():  # another credential is tried on the same progress
             self.begun.set_result(None)
 
-    def join(self, key: Hashable, counter: Counter) -> None:
-        """Wait for the bytes of `counter` too; it takes the place of an earlier one of the same key."""
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was begun to look for the artifact."""
+        return self._clock() - self._started
+
+    def join(self, key: Hashable, counter: Counter, name: str = "") -> None:
+        """Wait for the bytes of `counter` too; it takes the place of an earlier one of the same key, and its name."""
         with self._lock:
             self._counters[key] = counter
+            self._names[key] = name or self._names.get(key, "")
 
     @property
     def counters(self) -> list[Counter]:
         """The counters so far."""
         with self._lock:
             return list(self._counters.values())
+
+    @property
+    def named(self) -> list[tuple[Hashable, str, Counter]]:
+        """The counters so far with their keys, and what they are of, for people."""
+        with self._lock:
+            return [(key, self._names[key], counter) for key, counter in self._counters.items()]
 
     @property
     def total(self) -> int:
@@ -94,8 +135,9 @@ class Progress:
         total, done = self.total, self.done
         if not total:
             return "asking the registry"
-        rate = self.fetched / max(self._clock() - self._started, 0.001)
         text = f"{100 * done // total} % ({human_size(done)} of {human_size(total)}"
-        if rate < 1:
-            return f"{text})"
-        return f"{text}, {human_size(rate)}/s, about {max(total - done, 0) / rate:.0f} s left)"
+        speed = rate(self.counters, self._clock())
+        if speed >= 1:
+            return f"{text}, {human_size(speed)}/s, about {max(total - done, 0) / speed:.0f} s left)"
+        stalled = self.fetched and done < total
+        return f"{text}, nothing came for {RECENT_SECONDS} s)" if stalled else f"{text})"

@@ -42,7 +42,7 @@ class Gatherer:
             UnobtainableError, UnacceptableError: a blob cannot be got, or is not what it should be.
         """
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
-        self._count(plan.blobs, absent, progress)
+        self._count(plan, absent, progress)
         layers = {digest: f"{subject}, {place}" for digest, place in plan.places.items()}
         with self._reserved((client.source, absent), subject):
             read = self._fetch_all(client, absent, credential, progress, layers)
@@ -67,15 +67,16 @@ class Gatherer:
             for proof in proofs:  # after an error nobody wants the others
                 proof.cancel()
 
-    def _count(self, blobs: Sequence[Descriptor], absent: Sequence[Descriptor], progress: Progress) -> None:
+    def _count(self, plan: Plan, absent: Sequence[Descriptor], progress: Progress) -> None:
         self._metrics.cache_misses.inc(len(absent))
-        self._metrics.cache_hits.inc(len(blobs) - len(absent))
+        self._metrics.cache_hits.inc(len(plan.blobs) - len(absent))
         missing = {blob.digest for blob in absent}
-        for blob in blobs:
+        names = {entry.blob.digest: str(entry.name) for entry in plan.entries}
+        for blob in plan.blobs:
             counter = Counter(blob.size)
             if blob.digest not in missing:
                 counter.finish()
-            progress.join(blob.digest, counter)
+            progress.join(blob.digest, counter, names.get(blob.digest, blob.digest.short))
 
     @contextmanager
     def _reserved(self, reservation: _Reservation, subject: str) -> Iterator[None]:

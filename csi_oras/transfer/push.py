@@ -108,8 +108,8 @@ def push(
     with ThreadPoolExecutor(_PARALLEL, "push") as pool:
         layers = list(pool.map(_describe, files))
         counters = [Counter(layer.size) for layer in layers]
-        for number, counter in enumerate(counters):
-            progress.join(number, counter)
+        for file, counter in zip(files, counters, strict=True):
+            progress.join(file.name, counter, str(file.name))
         sent = sum(pool.map(lambda item: _send(client, *item), zip(files, layers, counters, strict=True)))
     if not client.has_blob(config.digest):
         client.upload(config, _EMPTY_CONFIG)
