@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from csi_oras.errors import InvalidRequestError
+from csi_oras.errors import InvalidRequestError, NoSpaceError
 from csi_oras.mount.target import Target
-from csi_oras.store.volumes import VolumeRecord, VolumeRecords
+from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
 from csi_oras.telemetry.logs import logger
 from csi_oras.volume.locks import KeyedLocks
 
@@ -18,8 +18,18 @@ class Recovery:
         self._locks = locks
 
     def take_stock(self) -> list[VolumeRecord]:
-        """Return the records of before this start."""
-        return self._records.all()
+        """Return the volumes that were published before this start, and drop intents: their pulls are dead.
+
+        Call it before any publish: an intent that a new call has put may look the same as the old one.
+        """
+        found = self._records.all()
+        try:
+            for record in found:
+                if record.state is VolumeState.PUBLISHING:
+                    self._records.drop(record.volume_id, record.target)
+        except NoSpaceError as error:  # they do no harm, and a start that makes room must not fail
+            logger.warning("records of publishes that never ended stay until the next start", cause=error.message)
+        return [record for record in found if record.state is VolumeState.PUBLISHED]
 
     def reconcile(self, published: list[VolumeRecord]) -> None:
         """Drop those of `published` whose mounts are gone; their pods are, or will ask again."""

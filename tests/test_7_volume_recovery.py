@@ -1,0 +1,117 @@
+"""What a start does with the records that a killed process has left, while calls come in already."""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from csi_oras import config
+from csi_oras.app import Application
+from csi_oras.csi.requests import parse_publish
+from csi_oras.store.volumes import VolumeState
+from csi_oras.volume.locks import KeyedLocks
+from csi_oras.volume.recovery import Recovery
+from csi_oras.volume.request import PublishRequest
+from csi_oras.volume.volumes import Volumes
+from tests.support.artifacts import files
+from tests.support.calls import publish_request
+from tests.support.fake_registry import FakeRegistry
+from tests.support.pods import Held
+from tests.support.small_disk import small_disk
+
+pytestmark = pytest.mark.needs("root")
+pytest_plugins = ["tests.support.fake_fixtures"]
+
+
+class Node:
+    """The volumes of a node, and what a start does with them, in this process."""
+
+    def __init__(self, state: Path, kubelet: Path) -> None:
+        self.app = Application(state, config.load(None))
+        self.kubelet = kubelet
+        self.records = self.app.records
+        locks = KeyedLocks()
+        self.volumes = Volumes(
+            records=self.records,
+            puller=self.app.puller,
+            keychain=self.app.keychain,
+            kubelet_dir=kubelet,
+            trees=self.app.paths.trees,
+            platform=self.app.platform,
+            locks=locks,
+        )
+        self.recovery = Recovery(self.records, kubelet, locks)
+
+    def request(self, reference: str, name: str = "volume") -> PublishRequest:
+        target = self.kubelet / name / "mount"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return parse_publish(publish_request(target, volume_id=name, reference=reference))
+
+    def publish(self, request: PublishRequest) -> None:
+        job = self.volumes.begin(request)
+        if job:
+            self.volumes.finish(request, job.future.result(30))
+
+    def known(self) -> list[str]:
+        return sorted(record.volume_id for record in self.records.all())
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    kubelet = tmp_path / "kubelet"
+    kubelet.mkdir()
+    node = Node(tmp_path / "state", kubelet)
+    yield node
+    for record in node.records.all():
+        node.volumes.unpublish(record.volume_id, record.target)
+    node.app.close()
+
+
+def test_publish_that_has_just_begun_is_not_taken_for_one_of_before(
+    node: Node, fake: FakeRegistry, repository: str
+) -> None:
+    held = Held()
+    request = node.request(fake.artifact(repository, files(x=b"here")))
+    fake.bend("/blobs/", held)
+    node.records.put(request.record(VolumeState.PUBLISHING))  # the process of before was killed in its pull
+    found = node.recovery.take_stock()
+    job = node.volumes.begin(request)
+    assert job is not None
+    held.wait()
+    node.recovery.reconcile(found)
+    held.release()
+    node.volumes.finish(request, job.future.result(30))
+    assert (Path(request.target) / "x").read_bytes() == b"here"
+
+
+def test_start_drops_what_is_no_more_and_keeps_what_is_mounted(node: Node, fake: FakeRegistry, repository: str) -> None:
+    reference = fake.artifact(repository, files(x=b"here"))
+    for name in ("mounted", "gone", "gone-with-its-pod"):
+        node.publish(node.request(reference, name))
+    for name in ("gone", "gone-with-its-pod"):
+        subprocess.run(["umount", node.kubelet / name / "mount"], check=True)
+    (node.kubelet / "gone-with-its-pod/mount").rmdir()
+    (node.kubelet / "gone-with-its-pod").rmdir()
+    published = node.records.all()[0]
+    node.records.put(replace(published, volume_id="elsewhere", target="/another/kubelet/mount"))
+    node.records.put(replace(published, volume_id="intent", state=VolumeState.PUBLISHING))
+    node.recovery.reconcile(node.recovery.take_stock())
+    assert node.known() == ["mounted"]
+
+
+def test_start_on_a_full_disk_goes_on_with_what_it_cannot_drop(tmp_path: Path, fake: FakeRegistry) -> None:
+    with small_disk(tmp_path / "disk", "10m") as disk:
+        node = Node(disk.directory / "state", tmp_path)
+        request = node.request(f"{fake.address}/a/b:v1")
+        node.records.put(request.record(VolumeState.PUBLISHING))
+        node.app.database.query("PRAGMA wal_checkpoint(TRUNCATE)")  # no room is left in its log
+        disk.fill()
+        assert node.recovery.take_stock() == []
+        assert node.known() == ["volume"]
+        disk.clear()
+        assert node.recovery.take_stock() == []
+        assert node.known() == []
+        node.app.close()
+        node.app.database.close()
