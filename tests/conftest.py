@@ -12,6 +12,7 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from csi_oras.demo import distribution
+from tests.support import outputs
 from tests.support.artifacts import Pusher
 from tests.support.driver import Driver
 
@@ -75,6 +76,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") == "true" and reporter and _skipped(reporter) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what was logged in this process."""
+    outputs.KEPT.keep("captured", report.capstdout + report.capstderr + report.caplog)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_secret_comes_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the session, whatever was selected of it, when a secret that a test planted came out anywhere.
+
+    Being the first fixture, it ends last: what it reads is all there is.
+    """
+    outputs.KEPT.begin(tmp_path_factory.mktemp("outputs"))
+    with outputs.listening():
+        yield
+    leaks = outputs.KEPT.leaks()
+    assert not leaks, "secrets came out:\n" + "\n".join(leaks[:20])
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from csi_oras.oci.reference import Repository
 from csi_oras.registry.tokens import Access, Tokens
 from csi_oras.registry.transport import Origin, Transport
 from tests.support.artifacts import files
-from tests.support.fake_registry import FakeRegistry, basic
+from tests.support.fake_registry import FakeRegistry, basic, bearer
 from tests.support.fake_server import Answer, Request, body, redirect, status
 from tests.support.fakes import Connect, user
 
@@ -65,7 +65,7 @@ def test_bearer_registry_gets_a_token_for_pull_only_with_the_credential_at_the_r
     fake.require_tokens(me="right-password")
     connect(credential=ME).manifest("v1", limit=LIMIT)
     first, token, second = fake.seen()
-    assert (first.authorization, second.authorization) == ("", "Bearer token-1")
+    assert (first.authorization, second.authorization) == ("", bearer(1))
     assert token.authorization == basic("me", "right-password")
     assert token.query == {"service": "fake", "scope": "repository:t/x:pull"}  # not what the challenge would give us
 
@@ -73,7 +73,7 @@ def test_bearer_registry_gets_a_token_for_pull_only_with_the_credential_at_the_r
 def test_bearer_registry_gives_an_anonymous_token(fake: FakeRegistry, connect: Connect) -> None:
     fake.require_tokens(anonymous=True)
     connect().manifest("v1", limit=LIMIT)
-    assert fake.credentials_seen() == ["Bearer token-1"]
+    assert fake.credentials_seen() == [bearer(1)]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_expired_token_is_renewed_once(fake: FakeRegistry, connect: Connect) -> 
     client.manifest("v1", limit=LIMIT)
     assert fake.count("/token") == 2
     assert [request.authorization for request in fake.seen("/manifests/")] == [
-        "", "Bearer token-1", "Bearer token-1", "Bearer token-2",
+        "", bearer(1), bearer(1), bearer(2),
     ]  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def test_token_answer_with_both_spellings_uses_token(fake: FakeRegistry, connect
     fake.require_tokens(anonymous=True)
     fake.bend("/token", lambda _, answer: replace(answer, body=b'{"access_token":"other",' + answer.body[1:]))
     connect().manifest("v1", limit=LIMIT)
-    assert fake.credentials_seen() == ["Bearer token-1"]
+    assert fake.credentials_seen() == [bearer(1)]
 
 
 def test_token_answer_that_is_too_large_is_cut_off(fake: FakeRegistry, connect: Connect) -> None:

@@ -12,6 +12,7 @@ from csi_oras.oci.reference import Reference
 from csi_oras.registry.credentials import Credential, from_secret
 from csi_oras.telemetry.secrets import Secret
 from tests.support.fakes import user
+from tests.support.planted import planted
 
 
 def auth(name: str, password: str) -> dict[str, str]:
@@ -43,7 +44,7 @@ def test_docker_config_entry_of_either_shape_is_the_credential(entry: dict[str, 
 
 
 def test_username_and_password_are_a_credential_for_every_registry() -> None:
-    secret = {"username": Secret("me"), "password": Secret("right")}
+    secret = {"username": Secret("me"), "password": Secret(planted("right"))}
     assert found(secret) == found(secret, "quay.io/x") == user("me", "right")
 
 
@@ -169,12 +170,12 @@ def test_docker_config_auth_that_is_no_base64_is_unauthenticated_and_not_quoted(
 @pytest.mark.parametrize("keys", [["user", "password"], ["username"], ["password"], [".dockercfg"], ["token"]])
 def test_secret_of_neither_shape_is_unauthenticated_with_the_remedy(keys: list[str]) -> None:
     with pytest.raises(UnauthenticatedError, match="username and password") as caught:
-        found({key: Secret("planted-secret") for key in keys})
-    assert "planted-secret" not in str(caught.value)
+        found({key: Secret(planted("secret")) for key in keys})
+    assert "planted" not in str(caught.value)
 
 
 def test_credential_shows_its_password_nowhere() -> None:
-    credential = user("me", "planted-secret")
+    credential = user("me", "secret")
     shown = [
         repr(credential),
         str(credential),
@@ -182,7 +183,7 @@ def test_credential_shows_its_password_nowhere() -> None:
         f"{credential.password}",
         f"{credential.password!r:>9}",
     ]
-    assert not [text for text in shown if "planted-secret" in text]
+    assert not [text for text in shown if planted("secret") in text]
     with pytest.raises(TypeError):
         pickle.dumps(credential)
 

@@ -16,6 +16,7 @@ from csi_oras.registry.credentials import Credential
 from csi_oras.registry.durations import parse_duration
 from csi_oras.registry.providers import Providers, ProviderSettings, UnknownYetError
 from tests.support.fakes import user
+from tests.support.planted import MARK
 from tests.support.providers import API_VERSION, FakeProvider
 
 IMAGE = "reg.example.com/acme/model"
@@ -142,13 +143,17 @@ FAILURES: list[tuple[str, Callable[[FakeProvider], object], str]] = [
         lambda fake: fake.behave("import time\nif os.fork() == 0: time.sleep(60)\nos._exit(0)"),
         "did not answer in time",
     ),
-    ("endless", lambda fake: fake.behave("while True: sys.stdout.write('planted' * 1000)"), "more than 1048576 bytes"),
-    ("no json", lambda fake: (fake.here / "answer").write_text("planted"), "gave no valid response"),
+    (
+        "endless",
+        lambda fake: fake.behave("while True: sys.stdout.write('planted' * 1000)".replace("planted", MARK)),
+        "more than 1048576 bytes",
+    ),
+    ("no json", lambda fake: (fake.here / "answer").write_text(MARK), "gave no valid response"),
     ("list", lambda fake: (fake.here / "answer").write_text("[]"), "gave no valid response"),
     ("empty", lambda fake: (fake.here / "answer").write_text(""), "gave no valid response"),
     ("version", lambda fake: fake.answers({}, apiVersion="v2"), "gave no CredentialProviderResponse"),
-    ("kind", lambda fake: fake.answers({}, kind="planted"), "gave no CredentialProviderResponse"),
-    ("key type", lambda fake: fake.answers({}, cacheKeyType="planted"), "gave a cacheKeyType"),
+    ("kind", lambda fake: fake.answers({}, kind=MARK), "gave no CredentialProviderResponse"),
+    ("key type", lambda fake: fake.answers({}, cacheKeyType=MARK), "gave a cacheKeyType"),
     ("duration", lambda fake: fake.answers({}, cacheDuration="-1s"), "gave a cacheDuration"),
     ("auth", lambda fake: fake.answers({}, auth={"*.example.com": {"username": 5}}), "gave an auth"),
     ("other key", lambda fake: fake.answers({"elsewhere.example": ("a", "planted")}), "has nothing for it"),

@@ -14,6 +14,7 @@ from csi_oras.registry.keychain import Found, Keychain, Sources
 from csi_oras.registry.service_accounts import ServiceAccountRule
 from csi_oras.telemetry.secrets import Secret
 from tests.support.fakes import user
+from tests.support.planted import MARK, planted
 
 REPOSITORY = Reference.parse("ghcr.io/acme/model").repository
 
@@ -25,7 +26,7 @@ def rules(*pairs: tuple[str, str]) -> Sources:
 
 
 def of_volume(sources: Sources, tokens: str | None, **secret: str) -> Found:
-    secrets = {key: Secret(value) for key, value in secret.items()}
+    secrets = {key: Secret(planted(value) if key == "password" else value) for key, value in secret.items()}
     return Keychain(lambda: sources).of_volume(secrets, Secret(tokens) if tokens else None, REPOSITORY)
 
 
@@ -33,12 +34,12 @@ def of_volume(sources: Sources, tokens: str | None, **secret: str) -> Found:
 
 
 def test_token_is_the_one_of_the_audience_that_the_first_matching_rule_names() -> None:
-    tokens = json.dumps({name: {"token": f"jwt-{name}", "expirationTimestamp": "x"} for name in ("a", "b")})
+    tokens = json.dumps({name: {"token": planted(f"jwt-{name}"), "expirationTimestamp": "x"} for name in ("a", "b")})
     found = of_volume(rules(("ghcr.io/other/**", "a"), ("ghcr.io/acme/**", "b"), ("**", "a")), tokens).credential
     assert found is not None
     assert (found.username, found.password.reveal(), found.kind) == (
         "serviceaccount",
-        "jwt-b",
+        planted("jwt-b"),
         CredentialKind.SERVICE_ACCOUNT,
     )
 
@@ -52,17 +53,17 @@ NO_TOKENS = [
 
 @pytest.mark.parametrize("tokens", NO_TOKENS, ids=lambda text: ascii(text[:30]))
 def test_tokens_without_a_usable_one_are_none_and_never_quoted(tokens: str) -> None:
-    found = of_volume(rules(("**", "a")), tokens)
+    found = of_volume(rules(("**", "a")), tokens.replace("planted", MARK))
     assert found.credential is None
     assert "planted" not in str(found)
     assert any(why in found.tried[1] for why in ('none for audience "a"', "not sent by the kubelet"))
 
 
 def test_secret_of_the_volume_counts_before_the_token() -> None:
-    tokens = json.dumps({"a": {"token": "jwt"}})
+    tokens = json.dumps({"a": {"token": planted("jwt")}})
     sources = rules(("**", "a"))
     assert of_volume(sources, tokens, username="me", password="right").credential == user("me", "right")
-    elsewhere = json.dumps({"auths": {"quay.io": {"username": "me", "password": "right"}}})
+    elsewhere = json.dumps({"auths": {"quay.io": {"username": "me", "password": planted("right")}}})
     found = of_volume(sources, tokens, **{".dockerconfigjson": elsewhere})
     assert found.credential is not None
     assert found.credential.username == "serviceaccount"
@@ -73,7 +74,7 @@ def test_secret_of_the_volume_counts_before_the_token() -> None:
 
 
 def docker_config(path: Path, key: str, password: str, **members: object) -> str:
-    path.write_text(json.dumps({"auths": {key: {"username": "node", "password": password}}, **members}))
+    path.write_text(json.dumps({"auths": {key: {"username": "node", "password": planted(password)}}, **members}))
     return str(path)
 
 
@@ -101,7 +102,7 @@ def test_file_that_changes_in_place_with_its_old_time_counts_at_once(tmp_path: P
         os.utime(path, (1, 1))
         found = keychain.of_node(REPOSITORY).credential
         assert found is not None
-        assert found.password.reveal() == password
+        assert found.password.reveal() == planted(password)
 
 
 def test_renewed_is_another_credential_or_none(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_renewed_is_another_credential_or_none(tmp_path: Path) -> None:
     assert keychain.renewed(REPOSITORY, user("node", "new", "another source")) is None
     renewed = keychain.renewed(REPOSITORY, user("node", "old"))
     assert renewed is not None
-    assert renewed.password.reveal() == "new"
+    assert renewed.password.reveal() == planted("new")
 
 
 BROKEN = [b"", b"{", b"[]", b"\xff", b'{"auths": "planted"}', b'{"auths": {"ghcr.io": {"auth": "planted!"}}}']
@@ -119,7 +120,7 @@ BROKEN = [b"", b"{", b"[]", b"\xff", b'{"auths": "planted"}', b'{"auths": {"ghcr
 @pytest.mark.parametrize("content", BROKEN, ids=ascii)
 def test_broken_file_is_told_of_and_the_next_one_read(tmp_path: Path, content: bytes) -> None:
     broken = tmp_path / "broken"
-    broken.write_bytes(content)
+    broken.write_bytes(content.replace(b"planted", MARK.encode()))
     good = docker_config(tmp_path / "good", "ghcr.io", "right")
     found = Keychain(lambda: Sources(docker_files=(str(broken), good))).of_node(REPOSITORY)
     assert found.credential is not None

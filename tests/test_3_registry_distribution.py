@@ -17,12 +17,12 @@ from csi_oras.registry.transport import Transport
 from tests.support.artifacts import OCI_MANIFEST, Layer, Pusher, files, manifest
 from tests.support.fake_registry import basic
 from tests.support.fakes import user
+from tests.support.planted import planted
+from tests.support.private_registry import bcrypt
 
 pytestmark = pytest.mark.needs("registry")
 
 LIMIT = 1 << 20
-_HASH = "$2b$05$abcdefghijklmnopqrstuuBO.kmgTJhdt40M5ZyHgFmcpBdUb9aS."
-"""bcrypt of right-password"""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Distribution]:
     """A registry that lets in nobody but `me`."""
     directory = tmp_path_factory.mktemp("private")
     passwords = directory / "htpasswd"
-    passwords.write_text(f"me:{_HASH}\n")
+    passwords.write_text(f"me:{bcrypt(planted('right-password'))}\n")
     with Distribution(directory, f"auth: {{htpasswd: {{realm: private, path: {passwords}}}}}\n") as running:
         yield running
 

@@ -21,15 +21,16 @@ from csi_oras.registry.credentials import Credential
 from csi_oras.registry.registries import Registries
 from csi_oras.registry.transport import Transport
 from tests.support.artifacts import OCI_MANIFEST, files
-from tests.support.fake_registry import FakeRegistry, basic
+from tests.support.fake_registry import FakeRegistry, basic, bearer
 from tests.support.fake_server import Bend, FakeServer, body, broken_off, header, raw, redirect, stalled, status
 from tests.support.fakes import user
 from tests.support.hosts import CertsD
+from tests.support.planted import planted
 
 pytest_plugins = ["tests.support.fake_fixtures"]
 
 LIMIT = 1 << 20
-ME = user("me", "planted-password")
+ME = user("me", "my-password")
 CONTENT = bytes(range(256)) * 40
 BLOB = Descriptor.of(CONTENT, "application/octet-stream")
 
@@ -45,7 +46,7 @@ def mirror() -> Iterator[FakeRegistry]:
     with FakeRegistry() as running:
         running.artifact("t/x", files(a=CONTENT))
         yield running
-        assert basic("me", "planted-password") not in running.credentials_seen()
+        assert basic("me", "my-password") not in running.credentials_seen()
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,7 @@ BAD_ANSWERS: dict[str, Bend] = {
 def test_mirror_that_answers_badly_is_passed_over_at_once(
     open_: Open, upstream: FakeRegistry, mirror: FakeRegistry, digest: Digest, bend: Bend
 ) -> None:
-    upstream.require_basic("me", "planted-password")
+    upstream.require_basic("me", "my-password")
     mirror.bend("/", bend)
     client = open_(host(mirror), ME)
     assert client.manifest(str(digest), limit=LIMIT, expected=digest).digest == digest
@@ -304,23 +305,23 @@ def test_registry_that_knows_no_head_leaves_the_digest_open(open_: Open, upstrea
 def test_credential_goes_to_the_registry_and_never_to_a_mirror(
     open_: Open, upstream: FakeRegistry, mirror: FakeRegistry
 ) -> None:
-    upstream.require_basic("me", "planted-password")
+    upstream.require_basic("me", "my-password")
     mirror.require_basic("other", "other-password")
     client = open_(host(mirror), ME)
     client.manifest("v1", limit=LIMIT)
     assert read(client) == CONTENT
     assert mirror.credentials_seen() == []
-    assert upstream.credentials_seen()[-1] == basic("me", "planted-password")
+    assert upstream.credentials_seen()[-1] == basic("me", "my-password")
 
 
 def test_credential_of_a_push_is_not_shown_to_a_mirror_that_takes_it(open_: Open, mirror: FakeRegistry) -> None:
-    mirror.require_tokens(me="planted-password")
+    mirror.require_tokens(me="my-password")
     with pytest.raises(UnauthenticatedError, match="no anonymous token"):
         open_(host(mirror), ME).put_manifest("v2", b"{}", OCI_MANIFEST)
 
 
 def test_registry_by_plain_http_and_by_its_own_name_sees_the_credential(open_: Open, upstream: FakeRegistry) -> None:
-    upstream.require_basic("me", "planted-password")
+    upstream.require_basic("me", "my-password")
     assert open_(host(upstream), ME).manifest("v1", limit=LIMIT)
 
 
@@ -348,7 +349,8 @@ def test_mirror_with_a_credential_of_its_own_sees_that_one(
     assert mirror.credentials_seen() == [basic("other", "other-password")]
 
 
-HEADERS = '[host."{url}".header]\nX-Team = ["a", "b"]\nAuthorization = "Bearer planted-header"\nRange = "bytes=0-0"\n'
+TOKEN = planted("header")
+HEADERS = f'[host."{{url}}".header]\nX-Team = ["a", "b"]\nAuthorization = "Bearer {TOKEN}"\nRange = "bytes=0-0"\n'
 
 
 def test_headers_of_the_file_go_to_their_host_and_no_further(
@@ -359,7 +361,7 @@ def test_headers_of_the_file_go_to_their_host_and_no_further(
     client = open_(HEADERS.format(url=mirror.url("")), ME)
     assert read(client) == CONTENT
     assert mirror.seen()[0].headers["X-Team"] == "a, b"
-    assert mirror.seen()[0].authorization == "Bearer planted-header"
+    assert mirror.seen()[0].authorization == f"Bearer {TOKEN}"
     assert evil.seen()[0].headers["X-Team"] is None  # and the fixture looks for credentials
     mirror.bend("/blobs/", status(404))
     assert read(client, 5) == CONTENT[5:]
@@ -374,12 +376,12 @@ def test_headers_of_the_file_do_not_change_what_is_asked_for(open_: Open, mirror
 def test_answer_to_a_challenge_takes_the_place_of_a_header_of_the_file(open_: Open, mirror: FakeRegistry) -> None:
     mirror.require_tokens(anonymous=True)
     assert open_(HEADERS.format(url=mirror.url("")), ME).manifest("v1", limit=LIMIT)
-    assert mirror.seen("/manifests/")[-1].authorization == "Bearer token-1"
+    assert mirror.seen("/manifests/")[-1].authorization == bearer(1)
     assert mirror.seen("/token")[0].authorization == ""
 
 
 def test_error_does_not_repeat_a_header_of_the_file(open_: Open, upstream: FakeRegistry, mirror: FakeRegistry) -> None:
-    said = b'{"errors": [{"message": "your token is planted-header"}]}'
+    said = b'{"errors": [{"message": "your token is %s"}]}' % TOKEN.encode()
     mirror.bend("/", status(403, said))
     upstream.bend("/", status(404))
     with pytest.raises(ArtifactNotFoundError) as caught, capture_logs() as logs:

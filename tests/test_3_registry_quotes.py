@@ -13,9 +13,10 @@ from csi_oras.registry.transport import Transport
 from csi_oras.telemetry.secrets import Secret
 from tests.support import fake_server
 from tests.support.fake_registry import FakeRegistry
+from tests.support.planted import planted
 
 pytest_plugins = ["tests.support.fake_fixtures"]
-_PLANTED = "correct-horse-battery"
+_PLANTED = planted("correct-horse-battery")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.support.artifacts import Layer, Pusher
 from tests.support.calls import refused
 from tests.support.driver import Driver, mount_capability, pod_context
 from tests.support.fake_registry import FakeRegistry, basic
+from tests.support.planted import MARK, planted
 from tests.support.private_registry import PASSWORD, USER, private_registry
 from tests.support.providers import FakeProvider
 from tests.support.token_registry import TokenRegistry, token_registry
@@ -63,7 +64,7 @@ class Node:
 
     def log_in(self, address: str, user: str, password: str, **members: object) -> None:
         """Write the docker config as an administrator's tool does: a new file in the place of the old one."""
-        auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+        auth = base64.b64encode(f"{user}:{planted(password)}".encode()).decode()
         new = self.docker_config.with_suffix(".new")
         new.write_text(json.dumps({"auths": {address: {"auth": auth}}, **members}))
         new.replace(self.docker_config)
@@ -81,7 +82,7 @@ def node(short_path: Path) -> Iterator[Node]:
 
 
 def audience(token: str) -> str:
-    return json.dumps({_AUDIENCE: {"token": token, "expirationTimestamp": "2126-01-01T00:00:00Z"}})
+    return json.dumps({_AUDIENCE: {"token": planted(token), "expirationTimestamp": "2126-01-01T00:00:00Z"}})
 
 
 def shown(volume: Volume, **options: object) -> bool:
@@ -162,14 +163,14 @@ def test_plugin_that_fails_is_told_of_and_what_is_public_is_shown_all_the_same(n
     reference = fake.artifact("team/model", LAYERS)
     node.names(node.provider.policy)
     node.provider.configure(fake.address)
-    node.provider.behave("sys.stderr.write('a secret of the plugin'); sys.exit(3)")
+    node.provider.behave("sys.stderr.write('a secret of the plugin'); sys.exit(3)".replace("a secret", MARK))
     node.driver.start()
     volume = node.volume()
     assert shown(volume, reference=reference)
     fake.require_basic("robot", "right")
     with refused(grpc.StatusCode.UNAUTHENTICATED, "fake-provider failed with exit code 3") as refusal:
         volume.publish(reference=reference, pullPolicy="Always")
-    assert "a secret of the plugin" not in node.driver.log + refusal.message
+    assert "of the plugin" not in node.driver.log + refusal.message
 
 
 def test_slow_plugin_holds_up_nobody_else(node: Node, fake: FakeRegistry) -> None:
@@ -260,7 +261,7 @@ def test_identity_token_is_refreshed_at_the_token_endpoint(node: Node, tokens: T
     reference = tokens.pusher(repository).artifact(repository, LAYERS)
     tokens.tokens.let_exchange(f"identity-{repository}", repository)
     node.driver.start()
-    entry = {"auth": base64.b64encode(b"00000000:").decode(), "identitytoken": f"identity-{repository}"}
+    entry = {"auth": base64.b64encode(b"00000000:").decode(), "identitytoken": planted(f"identity-{repository}")}
     secret = {".dockerconfigjson": json.dumps({"auths": {tokens.address: entry}})}
     assert shown(node.volume(), reference=reference, secrets=secret)
     with refused(grpc.StatusCode.UNAUTHENTICATED, "the volume's secret"):

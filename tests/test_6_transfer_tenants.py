@@ -21,6 +21,7 @@ from tests.support.calls import publish_request, refused
 from tests.support.driver import Driver
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, Request
+from tests.support.planted import planted
 from tests.support.private_registry import SECRET, private_registry
 from tests.support.stores import content_store
 from tests.support.volume import Volume
@@ -44,7 +45,7 @@ def fake() -> Iterator[FakeRegistry]:
 
 
 def docker_config(address: str, username: str, password: str) -> dict[str, str]:
-    auth = base64.b64encode(f"{username}:{password}".encode()).decode()
+    auth = base64.b64encode(f"{username}:{planted(password)}".encode()).decode()
     return {".dockerconfigjson": json.dumps({"auths": {address: {"auth": auth}}})}
 
 

@@ -12,6 +12,7 @@ from tests.support.calls import refused
 from tests.support.driver import MULTI_NODE_READER_ONLY, SINGLE_NODE_WRITER, Driver, mount_capability
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import status
+from tests.support.planted import planted
 
 pytestmark = pytest.mark.needs("root")
 pytest_plugins = ["tests.support.shared"]
@@ -102,7 +103,7 @@ def test_create_uses_the_provisioners_secret(shared_driver: Driver, fake: FakeRe
     fake.require_basic("alice", "correct")
     with refused(Code.UNAUTHENTICATED, reference):
         create(shared_driver, parameters={"reference": reference})
-    secrets = {"username": "alice", "password": "correct"}
+    secrets = {"username": "alice", "password": planted("correct")}
     volume = create(shared_driver, parameters={"reference": reference}, secrets=secrets)
     assert "correct" not in str(volume)
 

@@ -17,6 +17,7 @@ from tests.support.driver import SINGLE_NODE_WRITER, Driver, mount_capability
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import body, header, raw
 from tests.support.fake_server import status as answers
+from tests.support.planted import planted
 from tests.support.volume import Volume
 
 pytestmark = pytest.mark.needs("root")
@@ -103,7 +104,7 @@ ROWS = [
         code=Code.UNAUTHENTICATED,
         words=("the volume's secret",),
         prepare=lambda fake: fake.require_basic("alice", "correct"),
-        publish={"secrets": {"username": "alice", "password": "planted"}},
+        publish={"secrets": {"username": "alice", "password": planted("wrong")}},
     ),
     Row(
         name="no token",
@@ -111,12 +112,14 @@ ROWS = [
         words=("anonymous token",),
         prepare=lambda fake: fake.require_tokens(alice="secret"),
     ),
-    Row(name="secret without a credential", code=Code.UNAUTHENTICATED, publish={"secrets": {"token": "planted"}}),
+    Row(
+        name="secret without a credential", code=Code.UNAUTHENTICATED, publish={"secrets": {"token": planted("token")}}
+    ),
     Row(
         name="secret that is no docker config",
         code=Code.UNAUTHENTICATED,
         words=("dockerconfigjson",),
-        publish={"secrets": {".dockerconfigjson": "{planted"}},
+        publish={"secrets": {".dockerconfigjson": f"{{{planted('config')}"}},
     ),
     # not allowed, policy
     Row(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.artifacts import EMPTY_TYPE, Layer, Pusher, manifest, sha256
 from tests.support.driver import Driver
+from tests.support.planted import planted
 from tests.support.private_registry import PASSWORD, USER, private_registry
 
 pytestmark = pytest.mark.needs("registry")
@@ -259,7 +260,7 @@ def test_credentials_come_from_standard_input_or_a_docker_config(state: Path, tm
         assert asked.returncode == 1
         assert "wants a credential" in asked.stderr
         login = ("--username", USER, "--password-stdin")
-        wrong = run(state, "pull", reference, *login, stdin="wrong\n")
+        wrong = run(state, "pull", reference, *login, stdin=f"{planted('wrong')}\n")
         assert wrong.returncode == 1
         assert "the command line" in wrong.stderr
         assert document(state, "pull", reference, *login, stdin=f"{PASSWORD}\n")["bytes"] == 13

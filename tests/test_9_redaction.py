@@ -15,13 +15,15 @@ from tests.support.calls import publish_request
 from tests.support.driver import Driver, mount_capability, pod_context
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, header, status
+from tests.support.planted import planted
 from tests.support.providers import FakeProvider
 
 pytestmark = pytest.mark.needs("root")
 
-PASSWORD, WRONG, TOKEN = "planted-password", "planted-wrong", "planted-token"
-POD_TOKEN, ATTRIBUTE, CONFIG = "planted-pod-token", "planted-attribute", "planted-config"
-PLUGIN, NOISE, FILE, IDENTITY = "planted-plugin", "planted-noise", "planted-file", "planted-identity"
+PASSWORD, WRONG, TOKEN, POD_TOKEN = (planted(name) for name in ("password", "wrong", "token", "pod-token"))
+CONFIG, PLUGIN, NOISE, FILE, IDENTITY = (planted(name) for name in ("config", "plugin", "noise", "file", "identity"))
+ATTRIBUTE = "planted-attribute"
+"""No secret, and none of the log's business all the same."""
 _TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 _DEBUG = """
 import logging

@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.planted import remember
+
 _NOW = datetime.now(UTC)
 
 
@@ -49,11 +51,11 @@ class Authority:
         certificate = self._builder(_name(name), key).add_extension(names, critical=False)
         paths = self.directory / f"{name}.cert", self.directory / f"{name}.key"
         paths[0].write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
-        paths[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+        paths[1].write_bytes(private)
+        remember(private.decode())
         return paths
 
 

@@ -1,5 +1,6 @@
 """A real driver process behind a real socket, and a kubelet's view of it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import grpc
 
 from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
 from csi_oras.demo.distribution import free_port
+from tests.support import outputs
+from tests.support.planted import planted
 
 SINGLE_NODE_WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
 MULTI_NODE_READER_ONLY = csi_pb2.VolumeCapability.AccessMode.MULTI_NODE_READER_ONLY
@@ -60,6 +63,7 @@ class Driver:
         self.environment = dict(environment or {})
         self.runner = runner  # a command that becomes the driver's
         self.process: subprocess.Popen[bytes] | None = None
+        self._kept_log = 0
         self.kubelet.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -85,9 +89,10 @@ class Driver:
                 env={**os.environ, **self.environment},
             )
         self._channel = grpc.insecure_channel(f"unix:{self.socket}")
-        self.identity = csi_pb2_grpc.IdentityStub(self._channel)
-        self.node = csi_pb2_grpc.NodeStub(self._channel)
-        self.controller = csi_pb2_grpc.ControllerStub(self._channel)
+        heard = grpc.intercept_channel(self._channel, outputs.Listener())
+        self.identity = csi_pb2_grpc.IdentityStub(heard)
+        self.node = csi_pb2_grpc.NodeStub(heard)
+        self.controller = csi_pb2_grpc.ControllerStub(heard)
         self._wait()
         return self
 
@@ -106,12 +111,18 @@ class Driver:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End the process, by SIGTERM or harder, and wait for it."""
-        if self.process and self.process.poll() is None:
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            if number == signal.SIGTERM:
+                with contextlib.suppress(OSError):
+                    self._exposition()
             self.process.send_signal(number)
             self.process.wait(20)
-        if self.process:
-            self._channel.close()
+        self._channel.close()
         self.process = None
+        outputs.KEPT.keep("logs", self.log[self._kept_log :])
+        self._kept_log = len(self.log)
 
     def kill(self) -> None:
         """Kill -9."""
@@ -154,13 +165,13 @@ class Driver:
         timeout: float = 60,
         **attributes: str,
     ) -> None:
-        """NodePublishVolume, with `attributes` as the volume context."""
+        """NodePublishVolume, with `attributes` as the volume context, and a password in `secrets` planted."""
         request = csi_pb2.NodePublishVolumeRequest(
             volume_id=volume_id,
             target_path=str(target),
             volume_capability=capability or mount_capability(),
             readonly=readonly,
-            secrets=secrets or {},
+            secrets={key: planted(value) if key == "password" else value for key, value in (secrets or {}).items()},
             volume_context=attributes,
         )
         self.node.NodePublishVolume(request, timeout=timeout)
@@ -172,7 +183,12 @@ class Driver:
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name with labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as response:
-            lines = response.read().decode().splitlines()
+        lines = self._exposition().splitlines()
         samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
+
+    def _exposition(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as response:
+            text = str(response.read().decode())
+        outputs.KEPT.keep("metrics", text)
+        return text

@@ -14,14 +14,20 @@ from typing import Any
 
 from tests.support.artifacts import EMPTY_TYPE, OCI_MANIFEST, Layer, manifest, sha256
 from tests.support.fake_server import Answer, FakeServer, Request
+from tests.support.planted import planted
 
 _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<rest>.+|uploads/)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
 def basic(user: str, password: str) -> str:
-    """The Authorization header of a user."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    """The Authorization header of a user, with his password planted."""
+    return "Basic " + base64.b64encode(f"{user}:{planted(password)}".encode()).decode()
+
+
+def bearer(number: int) -> str:
+    """The Authorization header with the token that a registry gave as its first, second, ..."""
+    return f"Bearer {planted(f'token-{number}')}"
 
 
 class FakeRegistry(FakeServer):
@@ -102,7 +108,7 @@ class FakeRegistry(FakeServer):
         valid = request.authorization in {basic(*pair) for pair in self._users.items()}
         if not valid and (request.authorization or not self._anonymous):
             return _error(401, "UNAUTHORIZED")
-        token = f"token-{next(self._numbers)}"
+        token = planted(f"token-{next(self._numbers)}")
         self._tokens[token] = {request.query.get("scope", "")}
         return Answer(body=json.dumps({"token": token, "expires_in": self.token_seconds}).encode())
 

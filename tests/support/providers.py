@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.planted import planted
+
 API_VERSION = "credentialprovider.kubelet.k8s.io/v1"
 _SCRIPT = """#!{python}
 import json, os, pathlib, sys
@@ -49,8 +51,8 @@ class FakeProvider:
         self.config.write_text(json.dumps({**document, "providers": [provider]}))
 
     def answers(self, given: dict[str, tuple[str, str]], /, **more: Any) -> None:
-        """Give these pairs by their keys."""
-        pairs = {key: {"username": user, "password": password} for key, (user, password) in given.items()}
+        """Give these pairs by their keys, with their passwords planted."""
+        pairs = {key: {"username": user, "password": planted(password)} for key, (user, password) in given.items()}
         response = {"kind": "CredentialProviderResponse", "apiVersion": API_VERSION, "cacheKeyType": "Registry"}
         (self.here / "answer").write_text(json.dumps({**response, "auth": pairs, **more}))
 

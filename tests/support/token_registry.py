@@ -23,6 +23,7 @@ from csi_oras.demo.distribution import Distribution
 from tests.support.artifacts import Pusher
 from tests.support.fake_registry import basic
 from tests.support.fake_server import Answer, FakeServer, Request
+from tests.support.planted import MARK, planted
 
 _ISSUER, _SERVICE = "tests", "registry"
 
@@ -58,7 +59,7 @@ class TokenServer(FakeServer):
 
     def let_exchange(self, token: str, *repositories: str) -> None:
         """Know an identity token, or a token that is exchanged in a form only."""
-        self.readers[token] = repositories
+        self.readers[planted(token)] = repositories
 
     def asked_by(self) -> list[str]:
         """Who asked for a token, in order."""
@@ -72,6 +73,7 @@ class TokenServer(FakeServer):
             "iss": _ISSUER,
             "sub": "",
             "aud": _SERVICE,
+            "jti": MARK,
             "exp": now + self.seconds,
             "nbf": now - 10,
             "iat": now,
