@@ -32,7 +32,11 @@ def test_parse_takes_escapes_options_and_types() -> None:
 
 def test_parse_takes_any_number_of_optional_fields() -> None:
     (mount,) = mountinfo.parse("1 2 0:3 / /x rw shared:1 master:2 propagate_from:3 unbindable - xfs dev rw")
-    assert (mount.target, mount.filesystem) == ("/x", "xfs")
+    assert (mount.target, mount.filesystem, mount.shared) == ("/x", "xfs", True)
+
+
+def test_parse_says_whether_mounts_are_seen_elsewhere() -> None:
+    assert [mount.shared for mount in mountinfo.parse(_TEXT)] == [True, False, True, False, False]
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ class Mount:
     target: str
     options: frozenset[str]
     filesystem: str
+    shared: bool
+    """Whether what is mounted below it is seen in other mount namespaces, too."""
 
     @property
     def read_only(self) -> bool:
@@ -41,6 +43,7 @@ def parse(text: str) -> Iterator[Mount]:
             target=_unescape(fields[4]),
             options=frozenset(fields[5].split(",")),
             filesystem=tail.split(" ")[0],
+            shared=any(field.startswith("shared:") for field in fields[6:]),
         )
 
 
