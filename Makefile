@@ -21,8 +21,8 @@ lint: setup ## style, types, import contracts
 fuzz: setup ## look for new hostile inputs, for FUZZ_SECONDS (3600) on every processor
 	@$(BIN)/python -m tests.fuzz
 
-bench: setup ## measure against the peers that are on PATH
-	@$(BIN)/python -m benchmarks
+bench: setup ## measure against the peers that are on PATH; BENCH="--only far-blob" adds options
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 setup:
 	@.ci/setup

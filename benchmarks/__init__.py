@@ -1,4 +1,4 @@
 """Benchmarks: we and our peers in turn on the same work; what counts is the ratio, not the machine.
 
-.venv/bin/python -m benchmarks [--only ROW] [--runs N] [--small] [--json FILE] [--directory DIR]
+.venv/bin/python -m benchmarks --help
 """

@@ -8,22 +8,31 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import machine, report
 from benchmarks.cold import many_files, one_blob
 from benchmarks.disk import versions_directory, versions_image, versions_layers
+from benchmarks.far import far_blob, far_blob_resets, far_files, far_files_resets
 from benchmarks.figures import Row
 from benchmarks.herd import herd
 from benchmarks.memory import memory, unpack_memory
+from benchmarks.resume import resume
 from benchmarks.unpack import unpack_directory, unpack_image
 from benchmarks.warm import warm_publish
 from benchmarks.workbench import SMALL, Scale, Workbench, workbench
 
-_ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
+ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "one-blob": one_blob,
     "many-files": many_files,
+    "far-blob": far_blob,
+    "far-files": far_files,
+    "far-blob-resets": far_blob_resets,
+    "far-files-resets": far_files_resets,
+    "resume": resume,
     "warm": warm_publish,
     "herd": herd,
     "memory": memory,
@@ -45,22 +54,37 @@ def main(arguments: Sequence[str]) -> None:
     _enter_namespace(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleared away, as after Ctrl-C
     peers = machine.present()
-    rows = []
-    with workbench(options.directory, SMALL if options.small else Scale()) as bench:
+    with workbench(options.directory, _scale(options)) as bench:
         circumstances = _circumstances(arguments, bench.directory, peers)
-        for name in options.only or _ROWS:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            rows.append(_ROWS[name](bench, peers, options.runs))
-    print(report.markdown(rows, circumstances))
+        rows = [_measured(name, bench, peers, options.runs) for name in options.only or ROWS]
+    summary = report.summary(rows, circumstances)
+    print(summary, report.everybody(rows), sep="\n\n")
+    if options.markdown:
+        options.markdown.write_text(summary + "\n")
     if options.json:
         report.write_json(options.json, rows, circumstances)
 
 
+def _scale(options: argparse.Namespace) -> Scale:
+    scale = SMALL if options.small else Scale()
+    return replace(scale, blob_bytes=options.blob_mib << 20) if options.blob_mib else scale
+
+
+def _measured(name: str, bench: Workbench, peers: set[str], runs: int) -> Row:
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    started = time.monotonic()
+    row = ROWS[name](bench, peers, runs)
+    row.seconds = time.monotonic() - started
+    return row
+
+
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", choices=_ROWS, help="a row to run (again for more); all by default")
-    parser.add_argument("--runs", type=int, default=5, help="rounds that count, of the rows that have rounds")
+    parser.add_argument("--only", action="append", choices=ROWS, help="a row to run (again for more); all by default")
+    parser.add_argument("--runs", type=int, default=3, help="rounds that count, of the rows that have rounds")
     parser.add_argument("--small", action="store_true", help="tiny work: shows that all of it runs, measures nothing")
+    parser.add_argument("--blob-mib", type=int, metavar="MIB", help="size of a large blob, 2048 by default")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of goals to a file, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to a file, too")
     parser.add_argument(
         "--directory", type=Path, default=Path("/var/tmp"),  # noqa: S108 (a disk, as below /var/lib; we make our own)

@@ -1,5 +1,6 @@
 """Contenders: everybody's way to do the same work, each in a fresh place and timed from outside."""
 
+import math
 import os
 import subprocess
 import sys
@@ -30,14 +31,14 @@ class Contender:
 
 
 def interleaved(bench: Workbench, contenders: Sequence[Contender], rounds: int) -> list[Figure]:
-    """Let all run in turn, `rounds` times, each round beginning with another one."""
+    """Let all run in turn, `rounds` times, each round beginning with another one; who fails takes for ever."""
     seconds: dict[str, list[float]] = {contender.who: [] for contender in contenders}
     for number in range(-1 if bench.scale.warm_up else 0, rounds):  # the first one warms caches and is not counted
         turn = number % len(contenders)
         for contender in [*contenders[turn:], *contenders[:turn]]:
             with bench.fresh() as place:
-                took = contender.run(place)
-            _say(f"  round {number + 1}: {contender.who}: {took:.3f} s")
+                took = _timed(contender, place)
+            say(f"  round {number + 1}: {contender.who}: {took:.3f} s")
             if number >= 0:
                 seconds[contender.who].append(took)
     return [
@@ -52,6 +53,14 @@ def interleaved(bench: Workbench, contenders: Sequence[Contender], rounds: int) 
     ]
 
 
+def _timed(contender: Contender, place: Path) -> float:
+    try:
+        return contender.run(place)
+    except (RuntimeError, grpc.RpcError) as error:
+        say(f"  {contender.who} failed: {error}")
+        return math.inf
+
+
 def process(*command: str, least: int) -> Callable[[Path], float]:
     """Run a command, `{}` in it being the fresh directory, that must leave at least so many bytes there."""
 
@@ -60,7 +69,7 @@ def process(*command: str, least: int) -> Callable[[Path], float]:
         started = time.monotonic()
         _run([part.replace("{}", str(place)) for part in command], environment)
         took = time.monotonic() - started
-        _check(place, least, command[0])
+        check(place, least, command[0])
         return took
 
     return run
@@ -80,7 +89,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
         raise RuntimeError(f"{command[0]} failed: {output.decode(errors='replace')[-1000:]}")
 
 
-def _check(place: Path, least: int, who: str) -> None:
+def check(place: Path, least: int, who: str) -> None:
     """A contender that did nothing is not the fastest."""
     inodes = {status.st_ino: status.st_size for status in (path.lstat() for path in place.rglob("*"))}
     if sum(inodes.values()) < least:
@@ -104,7 +113,7 @@ def our_publish(artifact: Artifact) -> Contender:
             publish(driver, target, artifact.reference)
             took = time.monotonic() - started
             driver.unpublish(target)
-            _check(place, artifact.kept, "csi-oras publish")
+            check(place, artifact.kept, "csi-oras publish")
         return took
 
     return Contender(who="csi-oras publish", kind=Kind.OURS, run=run, note="running driver, mounted, fsync counted")
@@ -121,5 +130,6 @@ def publish(driver: Driver, target: Path, reference: str, volume_id: str = "volu
         time.sleep(_SHORTEST_PAUSE)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell whoever watches."""
     print(text, file=sys.stderr, flush=True)  # the table alone goes to standard output

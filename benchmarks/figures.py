@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Samples of one contender in the order of the rounds, so that those of one round make a pair."""
+    """Samples of one contender in the order of the rounds, so that those of one round make a pair; inf is a failure."""
 
     who: str
     kind: Kind
@@ -30,6 +30,15 @@ class Figure:
         """The middle sample."""
         return statistics.median(self.samples)
 
+    @property
+    def failures(self) -> int:
+        """In how many rounds it did not do the work."""
+        return sum(map(math.isinf, self.samples))
+
+    def __str__(self) -> str:
+        """Whose it is, and the middle."""
+        return f"{self.who} {amount(self.median, self.unit)}"
+
     def percentile(self, percent: float) -> float:
         """Return the smallest sample that `percent` of all do not exceed (nearest rank)."""
         ranked = sorted(self.samples)
@@ -41,8 +50,10 @@ class Goal:
     """What the design wants of a row, what was measured, and whether that is enough."""
 
     text: str
-    measured: str
+    ours: str
     reached: bool
+    peer: str = ""
+    ratio: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +64,8 @@ class Row:
     work: str
     figures: list[Figure] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
+    seconds: float = 0
+    """What measuring it took."""
 
     @property
     def ours(self) -> Figure:
@@ -67,13 +80,29 @@ class Row:
         """Return the peer that is nearest to `ours`, or ahead of it by most, by the medians of the pairs."""
         return min(self.of(Kind.PEER), key=lambda peer: paired_ratio(peer, ours)[0], default=None)
 
-    def against_best_peer(self, ours: Figure, factor: float, text: str) -> list[Goal]:
-        """Return the goal to be `factor` times as fast as the best peer, if there is any peer."""
-        best = self.best_peer(ours)
-        if best is None:
-            return []
-        ratio, _, _ = paired_ratio(best, ours)
-        return [Goal(text=f"{ours.who}: {text}", measured=f"{ratio:.2f} ({best.who})", reached=ratio >= factor)]
+    def against_best_peer(self, factor: float, text: str) -> list[Goal]:
+        """Return for each of our figures the goal to be `factor` times as fast as the best peer, if there is any."""
+        pairs = [(self.best_peer(ours), ours) for ours in self.of(Kind.OURS)]
+        failed = ", ".join(f"{peer.who} failed{_often(peer)}" for peer in self.of(Kind.PEER) if peer.failures)
+        return [against(peer, ours, factor, text, failed) for peer, ours in pairs if peer]
+
+
+def against(peer: Figure, ours: Figure, factor: float, text: str, failed: str = "") -> Goal:
+    """Return the goal that `ours` is `factor` times as fast as `peer`; `failed` tells of other peers."""
+    ratio, _, _ = paired_ratio(peer, ours)
+    theirs = "" if math.isinf(peer.median) else str(peer)
+    return Goal(
+        text=text,
+        ours=str(ours),
+        reached=ratio >= factor and math.isfinite(ours.median),
+        peer="; ".join(filter(None, (theirs, failed))),
+        ratio=f"{ratio:.2f}" if theirs else "",
+    )
+
+
+def _often(figure: Figure) -> str:
+    rounds = len(figure.samples)
+    return "" if figure.failures == rounds else f" in {figure.failures} of {rounds} rounds"
 
 
 def paired_ratio(figure: Figure, base: Figure) -> tuple[float, float, float]:
@@ -83,5 +112,13 @@ def paired_ratio(figure: Figure, base: Figure) -> tuple[float, float, float]:
 
 
 def ratios_of(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Return the ratios round by round."""
-    return [a / b for a, b in zip(above, below, strict=True)]
+    """Return the ratios round by round; who fails takes for ever, whatever the other does."""
+    return [a if math.isinf(a) else a / b for a, b in zip(above, below, strict=True)]
+
+
+def amount(value: float, unit: str) -> str:
+    """Format a measured value."""
+    if math.isinf(value):
+        return "failed"
+    digits = 0 if value >= 100 or value == int(value) else 2
+    return f"{value:.{digits}f} {unit}".rstrip()

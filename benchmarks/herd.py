@@ -97,14 +97,14 @@ def _once(served: list[Served]) -> Goal:
     most = max(item.most_times for item in served)
     return Goal(
         text="each blob fetched once (bytes the registry sent, over its size)",
-        measured=f"{most:.3f}",
+        ours=f"{most:.3f} times",
         reached=0.999 < most < 1.001,
     )
 
 
 def _together(last: Figure, alone: Figure) -> Goal:
     ratio, _, _ = paired_ratio(last, alone)
-    return Goal(text="the last pod within 1.2 of one pull alone", measured=f"{ratio:.2f}", reached=ratio <= 1.2)
+    return Goal(text="the last pod within 1.2 of one pull alone", ours=f"{ratio:.2f} times", reached=ratio <= 1.2)
 
 
 def _figure(who: str, samples: list[float], note: str = "") -> Figure:

@@ -30,9 +30,7 @@ def unpack_directory(bench: Workbench, peers: set[str], runs: int) -> Row:
 def _row(name: str, work: str, bench: Workbench, contenders: list[Contender], runs: int) -> Row:
     row = Row(name=name, work=work)
     row.figures = interleaved(bench, contenders, runs)
-    row.goals = [
-        goal for ours in row.of(Kind.OURS) for goal in row.against_best_peer(ours, 1, "no slower than the best")
-    ]
+    row.goals = row.against_best_peer(1, "no slower than the best peer")
     return row
 
 

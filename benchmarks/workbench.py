@@ -14,12 +14,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.archives import Packed, pack
 from benchmarks.content import Sample, samples
+from benchmarks.link import Conditions, Link
 from csi_oras.demo.distribution import Distribution
 from tests.support.artifacts import Layer, Pusher, manifest
 
@@ -48,6 +49,8 @@ class Scale:
     versions: int = 5
     version_files: int = 5000
     version_bytes: int = 256 << 20
+    link_rate: int = 100_000_000
+    reset_every: int = 100
     warm_up: bool = True
 
 
@@ -65,6 +68,8 @@ SMALL = Scale(
     versions=2,
     version_files=40,
     version_bytes=1 << 20,
+    link_rate=20_000_000,
+    reset_every=10,
     warm_up=False,
 )
 
@@ -83,6 +88,10 @@ class Artifact:
         """What whoever pulls and unpacks it has, if he keeps the archives."""
         return self.size + self.unpacked
 
+    def through(self, link: Link) -> "Artifact":
+        """Return it as it is called at the near end of a link."""
+        return replace(self, reference=f"{link.address}/{self.reference.partition('/')[2]}")
+
 
 class Workbench:
     """A registry, what is in it, and room to work."""
@@ -95,6 +104,11 @@ class Workbench:
         self._pusher.blob(_REPOSITORY, b"{}")
         self._large: list[Layer] = []
         self._packed: dict[tuple[str, tuple[Sample, ...]], tuple[Layer, str]] = {}
+
+    def link(self, *, resets: bool = False) -> Link:
+        """Return a link to the registry, to be used in a with statement."""
+        every = self.scale.reset_every if resets else 0
+        return Link(self.registry.address, Conditions(rate=self.scale.link_rate, reset_every=every))
 
     @contextmanager
     def fresh(self) -> Iterator[Path]:

@@ -1,19 +1,28 @@
 """The harness itself, on tiny work: every row runs, what it says is true, and nothing is left behind."""
 
+import contextlib
 import json
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import ROWS
 from benchmarks.archives import pack
 from benchmarks.content import samples, versions
 from benchmarks.disk import usage_of
 from benchmarks.figures import Figure, Kind, Row, paired_ratio
+from benchmarks.link import Conditions, Link
+from csi_oras.demo.distribution import Distribution
+from tests.support.artifacts import Pusher
 
 _ROOT = Path(__file__).parent.parent
 _COMMAND = [sys.executable, "-m", "benchmarks", "--small", "--runs", "1"]
@@ -97,34 +106,112 @@ def test_usage_counts_an_inode_once_where_it_is_found_first(tmp_path: Path) -> N
     assert usage["trees"] < 0.1
 
 
+def test_best_peer_of_a_row_that_some_fail_is_who_does_it() -> None:
+    row = Row(name="row", work="work")
+    row.figures = [_figure(2, 2), _figure(1, math.inf, who="broken", kind=Kind.PEER)]
+    (goal,) = row.against_best_peer(3, "three times")
+    assert (goal.peer, goal.ratio, goal.reached) == ("broken failed in 1 of 2 rounds", "", True)
+    row.figures.append(_figure(4, 4, who="whole", kind=Kind.PEER))
+    (goal,) = row.against_best_peer(3, "three times")
+    assert (goal.peer, goal.ratio, goal.reached) == ("whole 4 s; broken failed in 1 of 2 rounds", "2.00", False)
+
+
+def test_goal_of_a_row_that_we_fail_is_not_reached() -> None:
+    row = Row(name="row", work="work")
+    row.figures = [_figure(math.inf), _figure(math.inf, who="them", kind=Kind.PEER)]
+    assert not row.against_best_peer(1, "as fast")[0].reached
+
+
+def _get(address: str, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def test_link_carries_whole_blobs_and_counts_them(registry: Distribution, pusher: Pusher, repository: str) -> None:
+    content = os.urandom(3 << 20)
+    path = f"/v2/{repository}/blobs/{pusher.blob(repository, content)}"
+    with Link(registry.address, Conditions(rate=2_000_000_000)) as link:
+        assert _get(link.address, path) == content
+        assert _get(link.address, "/v2/") == b"{}"
+        assert link.carried == len(content)
+        assert link.resets == 0
+
+
+def test_link_paces_a_connection_and_holds_a_request(registry: Distribution, pusher: Pusher, repository: str) -> None:
+    content = os.urandom(4 << 20)
+    path = f"/v2/{repository}/blobs/{pusher.blob(repository, content)}"
+    with Link(registry.address, Conditions(rate=20_000_000, round_trip=0.1)) as link:
+        started = time.monotonic()
+        _get(link.address, path)
+        assert time.monotonic() - started > 0.2 + 0.7 * len(content) / 20_000_000
+
+
+def test_link_cuts_off_one_answer_in_so_many(registry: Distribution, pusher: Pusher, repository: str) -> None:
+    path = f"/v2/{repository}/blobs/{pusher.blob(repository, os.urandom(1 << 20))}"
+    failed = []
+    with Link(registry.address, Conditions(rate=2_000_000_000, round_trip=0, reset_every=3)) as link:
+        for number in range(1, 7):
+            try:
+                _get(link.address, path)
+            except ConnectionResetError:
+                failed.append(number)
+        assert link.resets == 2
+    assert failed == [3, 6]
+
+
+def test_link_closes_what_is_no_http_at_once(registry: Distribution) -> None:
+    with Link(registry.address, Conditions(rate=1_000_000)) as link:
+        host, _, port = link.address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(b"\x16\x03\x01")
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+
+
+_PARTS = {
+    "near": ["one-blob", "many-files", "warm", "herd", "memory"],
+    "far": ["far-blob", "far-files", "far-blob-resets", "far-files-resets", "resume"],
+    "unpack": ["unpack-image", "unpack-directory", "unpack-memory"],
+    "versions": ["versions-directory", "versions-image", "versions-layers"],
+}
+
+
+def test_parts_are_all_rows() -> None:
+    assert {row for rows in _PARTS.values() for row in rows} == set(ROWS)
+
+
 @pytest.mark.needs("root", "registry")
-def test_small_run_measures_every_row_and_leaves_nothing(tmp_path: Path, short_path: Path) -> None:
-    document, room = tmp_path / "figures.json", short_path
-    command = [*_COMMAND, "--json", str(document), "--directory", str(room)]
+@pytest.mark.parametrize("names", _PARTS.values(), ids=_PARTS)
+def test_small_run_measures_every_row_and_leaves_nothing(names: list[str], tmp_path: Path, short_path: Path) -> None:
+    document, table = tmp_path / "figures.json", tmp_path / "table.md"
+    only = [part for name in names for part in ("--only", name)]
+    command = [*_COMMAND, *only, "--json", str(document), "--markdown", str(table), "--directory", str(short_path)]
     ran = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     rows = {row["name"]: row for row in json.loads(document.read_text())["rows"]}
-    assert list(rows) == [
-        "one-blob", "many-files", "warm", "herd", "memory", "unpack-image", "unpack-directory", "unpack-memory",
-        "versions-directory", "versions-image", "versions-layers",
-    ]  # fmt: skip
+    assert list(rows) == names
     for row in rows.values():
-        assert row["work"] in ran.stdout
-        assert all(sample > 0 for figure in row["figures"] for sample in figure["samples"])
-    assert rows["herd"]["goals"][0]["reached"], "a blob was fetched twice"
-    assert list(room.iterdir()) == []
-    assert _processes_of(room) == []
+        assert row["work"] in table.read_text()
+        assert row["seconds"] > 0
+        ours = [figure for figure in row["figures"] if figure["kind"] == "ours"]
+        assert all(sample is not None and sample >= 0 for figure in ours for sample in figure["samples"]), ran.stderr
+    assert table.read_text() in ran.stdout
+    assert all(rows[name]["goals"][0]["reached"] for name in names if name == "herd"), "a blob was fetched twice"
+    assert list(short_path.iterdir()) == []
+    assert _processes_of(short_path) == []
 
 
 @pytest.mark.needs("root", "registry")
-def test_interrupted_run_leaves_nothing(short_path: Path) -> None:
-    command = [*_COMMAND, "--only", "one-blob", "--directory", str(short_path)]
+@pytest.mark.parametrize(("row", "moment"), [("one-blob", "round"), ("far-blob", "round"), ("resume", "killed")])
+def test_interrupted_run_leaves_nothing(row: str, moment: str, short_path: Path) -> None:
+    command = [*_COMMAND, "--only", row, "--directory", str(short_path)]
     with subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr
-        seen = next((line for line in process.stderr if "round" in line), "")
+        seen = next((line for line in process.stderr if moment in line), "")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
         process.stderr.read()
         assert process.wait(60) != 0
-    assert "round 1" in seen
+    assert moment in seen
     assert list(short_path.iterdir()) == []
     assert _processes_of(short_path) == []
