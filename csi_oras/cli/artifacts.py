@@ -2,9 +2,11 @@
 
 import json
 import os
+import secrets
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +155,31 @@ def _copy_into(source: Path, directory: int) -> None:
 
 
 def _copy_link(source: Path, directory: int) -> None:
-    temporary = f".{source.name[:200]}.{os.getpid()}"
-    os.symlink(source.readlink(), temporary, dir_fd=directory)
-    os.rename(temporary, source.name, src_dir_fd=directory, dst_dir_fd=directory)
+    with _replacing(source.name, directory) as temporary:
+        os.symlink(source.readlink(), temporary, dir_fd=directory)
 
 
 def _copy_file(source: Path, directory: int) -> None:
     """Put a new file in the place of whatever has its name; it belongs to whoever asked, not to the store."""
-    temporary = f".{source.name[:200]}.{os.getpid()}"
     mode = 0o755 if source.stat().st_mode & 0o111 else 0o644
-    made = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
-    with source.open("rb") as ours, os.fdopen(made, "wb") as theirs:
-        shutil.copyfileobj(ours, theirs, 1 << 20)
-    os.rename(temporary, source.name, src_dir_fd=directory, dst_dir_fd=directory)
+    with _replacing(source.name, directory) as temporary:
+        made = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
+        with source.open("rb") as ours, os.fdopen(made, "wb") as theirs:
+            shutil.copyfileobj(ours, theirs, 1 << 20)
+
+
+@contextmanager
+def _replacing(name: str, directory: int) -> Iterator[str]:
+    """Give a name to make something under; it takes the place of `name` at the end, or is gone if that fails.
+
+    It says nothing of `name`, which may be as long as a name can be.
+    """
+    temporary = f".csi-oras-{secrets.token_hex(8)}"
+    try:
+        yield temporary
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory)
