@@ -1,71 +1,32 @@
 """Extraction: what archives become, what they may mean by links, and what is refused."""
 
 import gzip
-import io
 import tarfile
-from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
 from csi_oras.errors import CsiOrasError, DigestMismatchError, HostileContentError, LimitExceededError
-from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import Name
-from csi_oras.oci.plan import Compression, PlanArchive
+from csi_oras.oci.plan import Compression
 from csi_oras.oci.selection import Selection
-from csi_oras.oci.view import Directory, File, Link
-from csi_oras.unpack.extract import Extractor, UnpackLimits
-
-SUBJECT = "reg.example/a:v1, layer 0 (abc)"
-LIMITS = UnpackLimits(members=1000, size=0, ratio=200)
-Entry = tuple[str, dict[str, Any]]
-
-
-class Contents:
-    """A sink that keeps everything in memory."""
-
-    def __init__(self) -> None:
-        self.kept: dict[Digest, bytes] = {}
-
-    def add(self, content: Iterable[memoryview], size: int, mode: int) -> File:
-        data = b"".join(content)
-        digest = Digest.of(data)
-        self.kept[digest] = data
-        return File(digest, size, mode)
-
-
-def reg(name: str, data: bytes = b"x", mode: int = 0o644) -> Entry:
-    return name, {"type": tarfile.REGTYPE, "data": data, "mode": mode}
-
-
-def directory(name: str) -> Entry:
-    return name, {"type": tarfile.DIRTYPE, "mode": 0o755}
-
-
-def sym(name: str, target: str) -> Entry:
-    return name, {"type": tarfile.SYMTYPE, "linkname": target}
-
-
-def hard(name: str, target: str) -> Entry:
-    return name, {"type": tarfile.LNKTYPE, "linkname": target}
-
-
-def tar(*entries: Entry) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, fields in entries:
-            info = tarfile.TarInfo(name)
-            data = fields.get("data", b"")
-            info.type, info.size = fields["type"], len(data)
-            info.mode, info.linkname = fields.get("mode", 0o777), fields.get("linkname", "")
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def opener(data: bytes) -> Callable[[], BinaryIO]:
-    return lambda: io.BytesIO(data)
+from csi_oras.oci.view import File
+from csi_oras.unpack.reader import UnpackLimits
+from tests.support.unpacking import (
+    LIMITS,
+    SUBJECT,
+    Contents,
+    Entry,
+    directory,
+    extract,
+    hard,
+    reg,
+    source,
+    sym,
+    tar,
+)
 
 
 def extracted(
@@ -73,23 +34,8 @@ def extracted(
 ) -> dict[str, str | bytes | None]:
     """What comes out, by name: a file's bytes, `-> target` of a link, None for a directory."""
     sink = Contents()
-    extractor = Extractor(selection or Selection(), sink, limits)
-    for data in archives:
-        packed = gzip.compress(data)
-        archive = PlanArchive(
-            blob=Descriptor.of(packed, "a/b"), layer=0, rule="test", compression=Compression.GZIP, **fields
-        )
-        extractor.extract(archive, opener(packed), SUBJECT)
-    found: dict[str, str | bytes | None] = {}
-    for at, node in extractor.view.walk():
-        match node:
-            case File():
-                found["/".join(at)] = sink.kept[node.content]
-            case Link():
-                found["/".join(at)] = f"-> {node.target}"
-            case Directory():
-                found["/".join(at)] = None
-    return found
+    sources = [source(gzip.compress(data), Compression.GZIP, **fields) for data in archives]
+    return sink.shown(extract(sources, sink, selection or Selection(), limits).view)
 
 
 def refused(*archives: bytes, **fields: Any) -> CsiOrasError:
@@ -109,12 +55,9 @@ def test_archive_gives_files_directories_and_links() -> None:
 
 
 def test_modes_are_masked_to_readable_or_executable() -> None:
-    sink = Contents()
     data = tar(reg("a", b"1", 0o6755), reg("b", b"2", 0o666), reg("c", b"3", 0))
-    extractor = Extractor(Selection(), sink, LIMITS)
-    archive = PlanArchive(blob=Descriptor.of(data, "a/b"), layer=0, rule="test", compression=Compression.NONE)
-    extractor.extract(archive, opener(data), SUBJECT)
-    modes = {at[0]: node.mode for at, node in extractor.view.walk() if isinstance(node, File)}
+    view = extract([source(data)], Contents()).view
+    modes = {at[0]: node.mode for at, node in view.walk() if isinstance(node, File)}
     assert modes == {"a": 0o555, "b": 0o444, "c": 0o444}
 
 
@@ -256,8 +199,19 @@ def test_archive_with_another_digest_than_said_is_refused() -> None:
 
 
 def test_directories_that_names_imply_count() -> None:
-    limits = UnpackLimits(members=60, size=0, ratio=200)
-    assert isinstance(refused(tar(reg("d/" * 63 + "f")), limits=limits), LimitExceededError)
+    limits = UnpackLimits(members=64, size=0, ratio=200)
+    deepest = reg("d/" * 63 + "f")
+    assert len(extracted(tar(deepest), limits=limits)) == 64
+    assert isinstance(refused(tar(deepest, reg("g")), limits=limits), LimitExceededError)
+    assert isinstance(refused(tar(reg("g"), deepest), limits=limits), LimitExceededError)
+    assert isinstance(refused(tar(deepest), tar(reg("g")), limits=limits), LimitExceededError)
+
+
+def test_member_beyond_the_limit_is_not_taken() -> None:
+    sink, limits = Contents(), UnpackLimits(members=2, size=0, ratio=200)
+    with pytest.raises(LimitExceededError):
+        extract([source(tar(reg("a", b"1"), reg("b", b"2"), reg("c", b"3")))], sink, limits=limits)
+    assert sorted(sink.kept.values()) == [b"1", b"2"]
 
 
 def test_name_of_many_dots_costs_nothing() -> None:

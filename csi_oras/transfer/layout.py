@@ -18,7 +18,8 @@ from csi_oras.store.content import ContentStore
 from csi_oras.store.objects import ObjectBatch, ObjectStore
 from csi_oras.store.trees import TreeStore
 from csi_oras.telemetry.progress import Progress, human_size
-from csi_oras.unpack.extract import Extractor, UnpackLimits
+from csi_oras.unpack.extract import Extractor
+from csi_oras.unpack.reader import Source, UnpackLimits
 
 _PIECE_BYTES = 1 << 20
 _BLOB_MODE = 0o444
@@ -92,7 +93,8 @@ class Layouter:
         for number, archive in enumerate(plan.archives, 1):
             progress.activity = f"unpacking archive {number} of {len(plan.archives)}"
             where = f"{subject}, layer {archive.layer} ({archive.blob.digest.short})"
-            extractor.extract(archive, partial(self._open, archive.blob.digest), where)
+            opener = partial(self._open, archive.blob.digest)
+            extractor.extract(Source(archive=archive, open_blob=opener, subject=where))
         path = plan.selection.path
         return extractor.view.rooted(path) if path else extractor.view
 

@@ -6,31 +6,24 @@ never on a disk: a hard link is a second name of a file already seen, a symbolic
 what it means inside the volume, so that no chain of links leads out.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from csi_oras.errors import DigestMismatchError, HostileContentError, LimitExceededError, printable
-from csi_oras.oci.digest import Digest, Hasher
+from csi_oras.errors import HostileContentError, printable
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.plan import PlanArchive
 from csi_oras.oci.selection import Selection
 from csi_oras.oci.view import ConflictError, File, Link, View
-from csi_oras.unpack.ahead import ahead
-from csi_oras.unpack.decompress import OutputLimits, decompressed
-from csi_oras.unpack.tar import Member, MemberKind, members
+from csi_oras.unpack.names import link_target, member_name, plain
+from csi_oras.unpack.reader import Reader, Source, UnpackLimits
+from csi_oras.unpack.tar import Member, MemberKind
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _BOOKKEEPING = ".wh..wh."
 """What AUFS kept for itself beside whiteouts, and old images still hold."""
 _EXECUTABLE = 0o111
-_LEADING = re.compile(r"(?:\./)+")
-
-
-_Item = tuple[Member, Iterator[memoryview]]
 
 
 class Sink(Protocol):
@@ -38,15 +31,6 @@ class Sink(Protocol):
 
     def add(self, content: Iterable[memoryview], size: int, mode: int) -> File:
         """Keep a file's content, and return the file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnpackLimits:
-    """Members and bytes of all archives together (0 bytes: no limit), and how many times its packed size one may be."""
-
-    members: int
-    size: int
-    ratio: int
 
 
 @dataclass(slots=True)
@@ -67,14 +51,10 @@ class Extractor:
         self._selection = selection
         self._sink = sink
         self._limits = limits
-        self._members = 0
-        self._size = 0
-        self._packed: set[Digest] = set()
-        self._packed_size = 0
-        self._unpacked = 0
+        self._reader = Reader(limits)
 
-    def extract(self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str) -> None:
-        """Add what `archive` brings.
+    def extract(self, source: Source) -> None:
+        """Add what an archive brings.
 
         Raises:
             HostileContentError, UnsupportedContentError: it is no archive, or has members that no honest tool makes.
@@ -82,67 +62,31 @@ class Extractor:
             LimitExceededError: it is larger, unpacked, than node policy allows.
         """
         layer = _Layer()
-        linked = self._linked(archive, open_blob, subject) if self._selection.narrows else frozenset()
-        hasher = archive.content.hasher() if archive.content else None
-        for member, content in self._read(archive, open_blob, subject, hasher):
+        linked = self._linked(source) if self._selection.narrows else frozenset()
+        for member, content in self._reader.read(source, lambda: layer.view.implied):
             try:
-                self._take(layer, archive, member, content, linked)
+                self._take(layer, source.archive, member, content, linked)
             except (ConflictError, UnsafeNameError) as error:
-                raise _hostile(subject, member, str(error)) from None
-            self._members += 1
-            self._check_count(self._members + layer.view.implied, subject)
-        self._members += layer.view.implied
-        if archive.content and hasher:
-            _check_digest(archive.content, hasher, subject)
+                raise _hostile(source.subject, member, str(error)) from None
         try:
-            self._merge(layer, replace=archive.is_image_layer)
+            self._merge(layer, replace=source.archive.is_image_layer)
         except ConflictError as error:
-            raise HostileContentError(subject, str(error), "push the artifact again under distinct names") from None
+            raise HostileContentError(
+                source.subject, str(error), "push the artifact again under distinct names"
+            ) from None
 
-    def _read(
-        self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str, hasher: Hasher | None
-    ) -> Iterator[_Item]:
-        room = max(self._limits.size - self._size, 1) if self._limits.size else 0
-        limits = OutputLimits(size=room, ratio=self._limits.ratio, before=self._unpacked)
-        if archive.blob.digest not in self._packed:  # one blob in many layers is no more to unpack from
-            self._packed.add(archive.blob.digest)
-            self._packed_size += archive.blob.size
-        with open_blob() as source:
-            unpacked = self._measured(decompressed(source, archive.compression, self._packed_size, limits, subject))
-            with closing(ahead(_hashed(unpacked, hasher) if hasher else unpacked)) as chunks:
-                yield from self._counted(members(chunks, subject), subject)
-
-    def _measured(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        for chunk in chunks:
-            self._unpacked += len(chunk)
-            yield chunk
-
-    def _counted(self, found: Iterator[_Item], subject: str) -> Iterator[_Item]:
-        for number, item in enumerate(found, self._members + 1):
-            self._check_count(number, subject)
-            yield item
-
-    def _check_count(self, count: int, subject: str) -> None:
-        if count > self._limits.members:
-            raise LimitExceededError(
-                subject,
-                f"has more than the {self._limits.members} files and directories that node policy allows",
-                "raise limits.files, or mount less of it",
-            )
-
-    def _linked(self, archive: PlanArchive, open_blob: Callable[[], BinaryIO], subject: str) -> frozenset[Name]:
+    def _linked(self, source: Source) -> frozenset[Name]:
         """Return what selected hard links mean, so that it is kept though it may not be selected itself."""
         found = set()
-        before = self._unpacked
-        for member, _ in self._read(archive, open_blob, subject, None):
+        archive = replace(source.archive, content=None)  # it is checked when it is read again
+        for member, _ in Reader(self._limits).read(replace(source, archive=archive)):
             if member.kind is MemberKind.HARDLINK:
                 try:
-                    name, target = _name(archive, member.name), _name(archive, member.target)
+                    name, target = member_name(archive, member.name), member_name(archive, member.target)
                 except UnsafeNameError as error:
-                    raise _hostile(subject, member, str(error)) from None
+                    raise _hostile(source.subject, member, str(error)) from None
                 if name and target and not self._selection.refusal(name):
                     found.add(target)
-        self._unpacked = before  # it is read again
         return frozenset(found)
 
     def _take(
@@ -155,7 +99,7 @@ class Extractor:
     ) -> None:
         if archive.is_image_layer and _takes_away(layer, member):
             return
-        name = _name(archive, member.name)
+        name = member_name(archive, member.name)
         if member.kind is not MemberKind.DIRECTORY and (name is None or member.name.endswith("/")):
             raise UnsafeNameError("has the name of a directory, and is none")
         if name is None:  # the root is there already, and keeps its mode
@@ -181,15 +125,15 @@ class Extractor:
             raise ConflictError("is there twice")
         mode = 0o555 if member.mode & _EXECUTABLE else 0o444
         file = layer.files[name] = self._sink.add(content, member.size, mode)
-        self._size += member.size
+        self._reader.kept += member.size
         if selected:
             layer.view.add(name, file)
 
     def _link(self, layer: _Layer, archive: PlanArchive, member: Member, name: Name) -> File | Link:
         if member.kind is MemberKind.SYMLINK:
             root = self._selection.path.components if self._selection.path else ()
-            return Link(_inside(member.target, name, root, may_be_absolute=archive.is_image_layer))
-        target = _name(archive, member.target)
+            return Link(link_target(member.target, name, root, may_be_absolute=archive.is_image_layer))
+        target = member_name(archive, member.target)
         file = layer.files.get(target) if target else None
         if file is None and target and archive.is_image_layer:
             below = self.view.find(target)
@@ -212,89 +156,13 @@ def _takes_away(layer: _Layer, member: Member) -> bool:
     above, _, last = member.name.rstrip("/").rpartition("/")
     if not last.startswith(_WHITEOUT):
         return False
-    directory = _plain(above)
+    directory = plain(above)
     if last == _OPAQUE:
         layer.opaque.append(Name.parse(directory, portable=False) if directory else None)
     elif not last.startswith(_BOOKKEEPING):
         hidden = last.removeprefix(_WHITEOUT)
         layer.whiteouts.append(Name.parse(f"{directory}/{hidden}" if directory else hidden, portable=False))
     return True
-
-
-def _plain(text: str) -> str:
-    """Drop what tar itself puts around a name: a leading `./`, and a slash at the end of a directory."""
-    if (leading := _LEADING.match(text)) is not None:
-        text = text[leading.end() :]
-    if text == ".":
-        return ""
-    return text if text == "/" else text.removesuffix("/")
-
-
-def _name(archive: PlanArchive, text: str) -> Name | None:
-    """Return the name that a member has in the artifact, or None for the root.
-
-    Raises:
-        UnsafeNameError: it is no safe name, or outside of where the archive's members belong.
-    """
-    plain = _plain(text)
-    if not plain:
-        return None
-    name = Name.parse(plain, portable=not archive.is_image_layer)
-    if archive.prefix and name != archive.prefix and name.below(archive.prefix) is None:
-        raise UnsafeNameError(f'is outside of "{printable(str(archive.prefix), 80)}", which the layer is named for')
-    return Name((*archive.directory.components, *name.components)) if archive.directory else name
-
-
-def _inside(target: str, name: Name, root: tuple[str, ...], *, may_be_absolute: bool) -> str:
-    """Return the shortest relative way from a link to its target, which must stay below `root`.
-
-    Raises:
-        UnsafeNameError: it does not.
-    """
-    shown = f'"{printable(target, 80)}"'
-    if target.startswith("/") and not may_be_absolute:
-        raise UnsafeNameError(f"is a symbolic link to {shown}, an absolute path")
-    here = name.components[:-1]
-    there = [] if target.startswith("/") else list(here)
-    floor = 0 if target.startswith("/") else len(root)
-    for component in target.split("/"):
-        if component == "..":
-            if len(there) <= floor:
-                raise UnsafeNameError(f"is a symbolic link to {shown}, outside of the volume")
-            there.pop()
-        elif component not in ("", "."):
-            there.append(component)
-    if tuple(there[: len(root)]) != root:
-        raise UnsafeNameError(f"is a symbolic link to {shown}, outside of the volume")
-    if not target or (there and not _is_safe(there)):
-        raise UnsafeNameError(f"is a symbolic link to {shown}, which is no safe path")
-    common = 0
-    while common < min(len(here), len(there)) and here[common] == there[common]:
-        common += 1
-    return "/".join([".."] * (len(here) - common) + there[common:]) or "."
-
-
-def _is_safe(components: list[str]) -> bool:
-    try:
-        Name.parse("/".join(components), portable=False)
-    except UnsafeNameError:
-        return False
-    return True
-
-
-def _hashed(chunks: Iterator[bytes], hasher: Hasher) -> Iterator[bytes]:
-    for chunk in chunks:
-        hasher.update(chunk)
-        yield chunk
-
-
-def _check_digest(expected: Digest, hasher: Hasher, subject: str) -> None:
-    if hasher.hexdigest() != expected.encoded:
-        raise DigestMismatchError(
-            subject,
-            f"unpacks to an archive with digest {expected.algorithm}:{hasher.hexdigest()}, not {expected}",
-            "push it again, or report it",
-        )
 
 
 def _hostile(subject: str, member: Member, cause: str) -> HostileContentError:

@@ -1,6 +1,5 @@
 """Archives by mutation: members that are hostile by name, type, link and size, and then bytes that are turned."""
 
-import io
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -12,16 +11,16 @@ from hypothesis import strategies as st
 from isal import igzip
 
 from csi_oras.errors import CsiOrasError
-from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import Name
-from csi_oras.oci.plan import Compression, PlanArchive
+from csi_oras.oci.plan import Compression
 from csi_oras.oci.selection import Selection
-from csi_oras.unpack.extract import Extractor, UnpackLimits
+from csi_oras.unpack.extract import Extractor
+from csi_oras.unpack.reader import UnpackLimits
 from tests.fuzz.judge import MOST_BYTES, MOST_MEMBERS, Contents, assert_refusal, assert_view
 from tests.support import tars
+from tests.support.unpacking import SUBJECT, source
 
-SUBJECT = "reg.example/a/b:v1, layer 0 (0123456789ab)"
 LIMITS = UnpackLimits(members=MOST_MEMBERS, size=MOST_BYTES, ratio=200)
 SLOWEST_SECONDS = 20.0
 _TURNED_PACKED, _MENDED, _IMAGES = 0.2, 0.7, 0.5
@@ -183,14 +182,7 @@ def check(case: Case) -> bool:
     extractor = Extractor(case.selection, Contents(), LIMITS)
     try:
         for content in case.contents:
-            archive = PlanArchive(
-                blob=Descriptor.of(content, "a/b"),
-                layer=0,
-                rule="fuzz",
-                compression=case.compression,
-                is_image_layer=case.is_image_layer,
-            )
-            extractor.extract(archive, lambda content=content: io.BytesIO(content), SUBJECT)  # type: ignore[misc]
+            extractor.extract(source(content, case.compression, is_image_layer=case.is_image_layer))
     except CsiOrasError as error:
         assert_refusal(error, SUBJECT)
         taken = False

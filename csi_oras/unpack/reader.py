@@ -1,0 +1,101 @@
+"""Reading archives: opened, decompressed, hashed and taken apart, none of it beyond what node policy allows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from csi_oras.errors import DigestMismatchError, LimitExceededError
+from csi_oras.oci.digest import Digest, Hasher
+from csi_oras.oci.plan import PlanArchive
+from csi_oras.unpack.ahead import ahead
+from csi_oras.unpack.decompress import OutputLimits, decompressed
+from csi_oras.unpack.tar import Member, members
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpackLimits:
+    """Members and bytes of all archives together (0 bytes: no limit), and how many times its packed size one may be."""
+
+    members: int
+    size: int
+    ratio: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """An archive of a plan, what opens its blob, and what an error calls it: the artifact and the layer."""
+
+    archive: PlanArchive
+    open_blob: Callable[[], BinaryIO]
+    subject: str
+
+
+class Reader:
+    """Reads the archives of one artifact, in the order in which they are given, and counts what they hold."""
+
+    def __init__(self, limits: UnpackLimits) -> None:
+        self.kept = 0
+        """Bytes of the files that were kept so far, as whoever keeps them says."""
+        self._limits = limits
+        self._members = 0
+        self._packed: set[Digest] = set()
+        self._packed_size = 0
+        self._unpacked = 0
+
+    def read(
+        self, source: Source, implied: Callable[[], int] = lambda: 0
+    ) -> Iterator[tuple[Member, Iterator[memoryview]]]:
+        """Yield the members of an archive; `implied` tells how many directories their names alone have made so far.
+
+        Raises:
+            HostileContentError, UnsupportedContentError: it is no archive, or has members that no honest tool makes.
+            DigestMismatchError: it is another archive than the artifact says.
+            LimitExceededError: it is larger, unpacked, than node policy allows.
+        """
+        archive, subject = source.archive, source.subject
+        hasher = archive.content.hasher() if archive.content else None
+        with source.open_blob() as blob:
+            chunks = self._chunks(archive, blob, subject)
+            with closing(ahead(_hashed(chunks, hasher) if hasher else chunks)) as prepared:
+                for item in members(prepared, subject):
+                    self._members += 1
+                    self._check_count(implied(), subject)
+                    yield item
+        self._check_count(implied(), subject)
+        self._members += implied()
+        if archive.content and hasher:
+            _check_digest(archive.content, hasher, subject)
+
+    def _chunks(self, archive: PlanArchive, blob: BinaryIO, subject: str) -> Iterator[bytes]:
+        room = max(self._limits.size - self.kept, 1) if self._limits.size else 0
+        limits = OutputLimits(size=room, ratio=self._limits.ratio, before=self._unpacked)
+        if archive.blob.digest not in self._packed:  # one blob in many layers is no more to unpack from
+            self._packed.add(archive.blob.digest)
+            self._packed_size += archive.blob.size
+        for chunk in decompressed(blob, archive.compression, self._packed_size, limits, subject):
+            self._unpacked += len(chunk)
+            yield chunk
+
+    def _check_count(self, implied: int, subject: str) -> None:
+        if self._members + implied > self._limits.members:
+            raise LimitExceededError(
+                subject,
+                f"has more than the {self._limits.members} files and directories that node policy allows",
+                "raise limits.files, or mount less of it",
+            )
+
+
+def _hashed(chunks: Iterator[bytes], hasher: Hasher) -> Iterator[bytes]:
+    for chunk in chunks:
+        hasher.update(chunk)
+        yield chunk
+
+
+def _check_digest(expected: Digest, hasher: Hasher, subject: str) -> None:
+    if hasher.hexdigest() != expected.encoded:
+        raise DigestMismatchError(
+            subject,
+            f"unpacks to an archive with digest {expected.algorithm}:{hasher.hexdigest()}, not {expected}",
+            "push it again, or report it",
+        )
