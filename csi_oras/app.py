@@ -5,7 +5,6 @@ Everything below is handed what it needs and knows nothing of settings.
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import csi_oras
@@ -31,17 +30,18 @@ from csi_oras.store.trees import TreeStore
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.transfer.access import Access
-from csi_oras.transfer.blobs import BlobFetcher, Parallelism
+from csi_oras.transfer.blobs import BlobFetcher, Limits
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.layout import ArtifactLimits
 from csi_oras.transfer.pull import Conditions, Puller, Store
 from csi_oras.transfer.resolve import ManifestLimits, Resolver
+from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
 
 DEFAULT_DRIVER_NAME = "csi.oras.land"
 DEFAULT_STATE_DIR = Path("/var/lib/csi-oras")
-_PULLS = 64
-"""Artifacts pulled at a time; each holds a thread that mostly waits."""
+_PULLS = 32
+"""Artifacts of one registry pulled at a time; each holds a thread that mostly waits."""
 _COUNT_SECONDS = 60.0
 """How often the blobs of the store are counted, for that looks at each."""
 
@@ -68,8 +68,8 @@ class Application:
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
         self.keychain = Keychain(lambda: sources(self.policy))
-        self._blobs = BlobFetcher(self.content, self._parallelism, self.metrics)
-        self._jobs = ThreadPoolExecutor(_PULLS, "pull")
+        self._blobs = BlobFetcher(self.content, self._pull_limits, self.metrics)
+        self._pulls = Turns("pull", _PULLS)
         self.puller = self._make_puller()
         self._count_again = 0.0
 
@@ -92,14 +92,14 @@ class Application:
                 verifier=Verifier(lambda: verification(self.policy), SignatureRecords(self.database), self.metrics),
                 limits=self._artifact_limits,
             ),
-            executor=self._jobs,
+            turns=self._pulls,
             metrics=self.metrics,
         )
 
     def adopt_policy(self, policy: config.Policy) -> None:
         """Put a changed policy in force, for everything that begins from now on."""
         self.policy = policy
-        self._blobs.resize(self._parallelism)
+        self._blobs.resize(self._pull_limits)
 
     def check(self) -> None:
         """Let a working store pass.
@@ -129,14 +129,19 @@ class Application:
 
     def close(self) -> None:
         """Begin nothing more and let go of the store; unfinished pulls go on after the next start."""
-        self._jobs.shutdown(wait=False, cancel_futures=True)
+        self._pulls.close()
         self._blobs.close()
         self._transport.close()
 
     @property
-    def _parallelism(self) -> Parallelism:
+    def _pull_limits(self) -> Limits:
         pulls = self.policy.pulls
-        return Parallelism(blobs=pulls.parallel_blobs, ranges=pulls.parallel_ranges, range_bytes=pulls.range_bytes)
+        return Limits(
+            blobs=pulls.parallel_blobs,
+            ranges=pulls.parallel_ranges,
+            range_bytes=pulls.range_bytes,
+            bytes_per_second=pulls.max_bytes_per_second,
+        )
 
     def _artifact_limits(self) -> ArtifactLimits:
         limits = self.policy.limits

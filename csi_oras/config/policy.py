@@ -72,7 +72,10 @@ class CredentialsPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullsPolicy:
-    """How much is fetched at once; sizes in bytes, 0 for no limit of the rate."""
+    """How much is fetched at once: large blobs of a registry, ranges of one, bytes of a range, and the node's rate.
+
+    Sizes are bytes, and a rate of 0 is no limit. Registries together have a few times the blobs of one.
+    """
 
     parallel_blobs: int = key("parallelBlobs", number(1, 64), 4)
     parallel_ranges: int = key("parallelRanges", number(1, 64), 8)
@@ -199,7 +202,6 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
 def _warn_without_effect(policy: Policy, source: str) -> None:
     defaults = Policy()
     without_effect = {
-        "pulls.maxBytesPerSecond": policy.pulls.max_bytes_per_second != 0,
         "store": policy.store != defaults.store,
         "prefetch": bool(policy.prefetch),
     }

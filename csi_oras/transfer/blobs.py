@@ -7,13 +7,15 @@ himself, and the first to have all of it ends the fetching of the others.
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from csi_oras.errors import UnacceptableError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
+from csi_oras.oci.reference import Repository
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.retries import retried
 from csi_oras.store.content import ContentStore
@@ -21,20 +23,46 @@ from csi_oras.store.grants import Grant
 from csi_oras.store.ingest import Ingest
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter
+from csi_oras.transfer.pace import Pace
 from csi_oras.transfer.proof import prove
-from csi_oras.transfer.ranges import Pieces, RangesIgnoredError, fetch_ranges, fetch_stream
+from csi_oras.transfer.ranges import Pieces, RangesIgnoredError, Transfer, fetch_ranges, fetch_stream
+from csi_oras.transfer.turns import Turns
 
 _LOOK_SECONDS = 0.5
 """How often a job looks whether another source was faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parallelism:
-    """Large blobs at once, ranges of one at once, and the bytes of a range; smaller blobs are one request."""
+class Limits:
+    """Large blobs of a registry at once, ranges of one at once, bytes of a range, and bytes per second (0: no limit).
+
+    What is no larger than a range is a small blob and one request.
+    """
 
     blobs: int
     ranges: int
     range_bytes: int
+    bytes_per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
+class Asker:
+    """A pull that wants blobs of a repository as one credential sees it, known to grants as `holder`.
+
+    Turns and bytes are dealt between askers; each equals only itself.
+    """
+
+    client: RepositoryClient
+    holder: str
+
+    @property
+    def repository(self) -> Repository:
+        """Return where it asks."""
+        return self.client.repository
+
+    def grant(self, digest: Digest) -> Grant:
+        """Return the record that it has read this."""
+        return Grant(self.repository, digest, self.holder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,129 +81,120 @@ class _OvertakenError(Exception):
     """The blob has come from elsewhere in the meantime."""
 
 
-class _Pools:
-    """Threads for large blobs, for their ranges, and for small blobs, which never wait for large ones."""
-
-    def __init__(self, parallelism: Parallelism) -> None:
-        self.parallelism = parallelism
-        requests = parallelism.blobs * parallelism.ranges
-        self.large = ThreadPoolExecutor(parallelism.blobs, "blob")
-        self.ranges = ThreadPoolExecutor(requests, "range")
-        self.small = ThreadPoolExecutor(requests, "small-blob")
-
-    def close(self) -> None:
-        for pool in (self.large, self.ranges, self.small):
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 class BlobFetcher:
-    """Fetches blobs into the store."""
+    """Fetches blobs into the store; small ones never wait for large ones, nor a registry's for another's."""
 
-    def __init__(self, content: ContentStore, parallelism: Parallelism, metrics: Metrics) -> None:
+    def __init__(self, content: ContentStore, limits: Limits, metrics: Metrics) -> None:
         self._content = content
         self._metrics = metrics
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, BlobJob] = {}
-        self._pools = _Pools(parallelism)
+        self._limits = limits
+        self._large = Turns("blob", limits.blobs)
+        self._ranges = Turns("range", limits.blobs * limits.ranges)
+        self._small = Turns("small-blob", limits.blobs * limits.ranges)
+        self._pace = Pace(limits.bytes_per_second)
 
-    def join(self, client: RepositoryClient, blob: Descriptor, holder: str) -> BlobJob:
-        """Return the job that fetches `blob` from the repository of `client` with its credential, known as `holder`."""
+    def join(self, asker: Asker, blob: Descriptor) -> BlobJob:
+        """Return the job that fetches `blob` for `asker`; it is dealt the turns and bytes of who began it."""
         # the size, too: of two manifests of a repository, one may be wrong about it
-        key = (client.repository, holder, blob.digest, blob.size)
+        key = (asker.repository, asker.holder, blob.digest, blob.size)
         with self._lock:
             job = self._jobs.get(key)
             if job is not None:
                 return job
             job = self._jobs[key] = BlobJob(counter=Counter(blob.size), done=Future())
         job.done.add_done_callback(lambda _: self._forget(key))
-        pools = self._pools
-        pool = pools.small if blob.size <= pools.parallelism.range_bytes else pools.large
-        pool.submit(_settle, job.done, lambda: self._fetch(client, blob, holder, job.counter, pools))
+        limits = self._limits
+        turns = self._small if blob.size <= limits.range_bytes else self._large
+        fetch = partial(self._fetch, asker, blob, job.counter, limits)
+        turns.submit(asker.repository.registry, asker, fetch).add_done_callback(partial(_settle, job.done))
         return job
 
-    def prove(self, client: RepositoryClient, blob: Descriptor, *, in_full: bool) -> Future[None]:
-        """Begin to prove, by all its bytes or some, that `client` may read a blob which is here through others.
+    def prove(self, asker: Asker, blob: Descriptor, *, in_full: bool) -> Future[None]:
+        """Begin to prove, by all its bytes or some, that `asker` may read a blob which is here through others.
 
-        The future holds an UnobtainableError where it may not, and a DigestMismatchError where its repository has
+        The future holds an UnobtainableError where he may not, and a DigestMismatchError where his repository has
         something else under that digest.
         """
-        return self._pools.small.submit(prove, client, blob, self._content, in_full=in_full)
+        ask = partial(self._pace.ask, asker)
+        action = partial(prove, asker.client, blob, self._content, ask, in_full=in_full)
+        return self._small.submit(asker.repository.registry, asker, action)
 
-    def resize(self, parallelism: Parallelism) -> None:
-        """Fetch with another parallelism from now on; what runs goes on as it began."""
-        if parallelism != self._pools.parallelism:
-            self._pools = _Pools(parallelism)
+    def resize(self, limits: Limits) -> None:
+        """Keep to other limits from now on; a blob under way goes on in as many ranges as it began."""
+        self._limits = limits
+        self._large.resize(limits.blobs)
+        for turns in (self._ranges, self._small):
+            turns.resize(limits.blobs * limits.ranges)
+        self._pace.resize(limits.bytes_per_second)
 
     def close(self) -> None:
         """Begin nothing more."""
-        self._pools.close()
+        for turns in (self._large, self._ranges, self._small):
+            turns.close()
 
     def _forget(self, key: Hashable) -> None:
         with self._lock:
             self._jobs.pop(key, None)
 
-    def _fetch(
-        self, client: RepositoryClient, blob: Descriptor, holder: str, counter: Counter, pools: "_Pools"
-    ) -> Future[None] | bool:
-        ingest = self._content.ingest(blob, client.source)
+    def _fetch(self, asker: Asker, blob: Descriptor, counter: Counter, limits: Limits) -> Future[None] | bool:
+        ingest = self._content.ingest(blob, asker.client.source)
         if ingest:
+            transfer = Transfer(
+                client=asker.client,
+                ingest=ingest,
+                counter=counter,
+                ask=partial(self._pace.ask, asker),
+                arrived=self._arrivals(blob),
+            )
             with suppress(_OvertakenError):
-                if blob.size <= pools.parallelism.range_bytes:
-                    return self._fetch_small(client, ingest, holder, counter)
-                return self._fetch_large(client, ingest, holder, counter, pools)
+                if blob.size <= limits.range_bytes:
+                    return self._fetch_small(asker, transfer)
+                return self._fetch_large(asker, transfer, limits)
         counter.finish()
         return False
 
-    def _fetch_small(self, client: RepositoryClient, ingest: Ingest, holder: str, counter: Counter) -> Future[None]:
+    def _fetch_small(self, asker: Asker, transfer: Transfer) -> Future[None]:
+        ingest = transfer.ingest
         with _abandoned_on_error(ingest):
-            digest = self._stream(client, ingest, counter)
-            if digest != ingest.blob.digest and client.doubt_mirrors():
-                digest = self._stream(client, ingest, counter)
-        return self._content.commit_in_group(ingest, digest, Grant(client.repository, digest, holder))
+            digest = retried(lambda: fetch_stream(transfer))
+            if digest != ingest.blob.digest and asker.client.doubt_mirrors():
+                digest = retried(lambda: fetch_stream(transfer))
+        return self._content.commit_in_group(ingest, digest, asker.grant(digest))
 
-    def _fetch_large(
-        self, client: RepositoryClient, ingest: Ingest, holder: str, counter: Counter, pools: "_Pools"
-    ) -> bool:
+    def _fetch_large(self, asker: Asker, transfer: Transfer, limits: Limits) -> bool:
+        ingest = transfer.ingest
         with _abandoned_on_error(ingest):
             resumed, has_read = bool(ingest.covered), bool(ingest.missing)
-            digest = self._ranged(client, ingest, counter, pools)
+            digest = self._ranged(asker, transfer, limits)
             wrong = digest != ingest.blob.digest  # or what a crash left behind was not what it seemed
-            if wrong and (client.doubt_mirrors() or resumed):
+            if wrong and (asker.client.doubt_mirrors() or resumed):
                 ingest.discard()
-                digest = self._ranged(client, ingest, counter, pools)
+                digest = self._ranged(asker, transfer, limits)
                 has_read = True
-        grant = Grant(client.repository, digest, holder) if has_read else None
-        self._content.commit(ingest, digest, grant)
+        self._content.commit(ingest, digest, asker.grant(digest) if has_read else None)
         return has_read
 
-    def _ranged(self, client: RepositoryClient, ingest: Ingest, counter: Counter, pools: "_Pools") -> Digest:
-        counter.resume(ingest.covered)
-        pieces = Pieces(ingest.missing, size=pools.parallelism.range_bytes, parallel=pools.parallelism.ranges)
+    def _ranged(self, asker: Asker, transfer: Transfer, limits: Limits) -> Digest:
+        pieces = Pieces(transfer.ingest.missing, size=limits.range_bytes, parallel=limits.ranges)
         try:
-            return fetch_ranges(client, ingest, self._advance(ingest.blob, counter), pools.ranges, pieces)
+            return fetch_ranges(transfer, pieces, partial(self._ranges.submit, asker.repository.registry, asker))
         except RangesIgnoredError:
-            return self._stream(client, ingest, counter)
+            return retried(lambda: fetch_stream(transfer))
 
-    def _stream(self, client: RepositoryClient, ingest: Ingest, counter: Counter) -> Digest:
-        def attempt() -> Digest:
-            counter.resume(0)
-            return fetch_stream(client, ingest, self._advance(ingest.blob, counter))
-
-        return retried(attempt)
-
-    def _advance(self, blob: Descriptor, counter: Counter) -> Callable[[int], None]:
+    def _arrivals(self, blob: Descriptor) -> Callable[[int], None]:
         look, overtaken = 0.0, False
 
-        def advance(count: int) -> None:
+        def arrived(count: int) -> None:
             nonlocal look, overtaken
-            counter.advance(count)
             self._metrics.pull_bytes.inc(count)
             if time.monotonic() > look:
                 look, overtaken = time.monotonic() + _LOOK_SECONDS, self._content.has(blob)
             if overtaken:  # for each of the threads that fetch ranges
                 raise _OvertakenError
 
-        return advance
+        return arrived
 
 
 @contextmanager
@@ -191,20 +210,19 @@ def _abandoned_on_error(ingest: Ingest) -> Iterator[None]:
         raise
 
 
-def _settle(done: Future[bool], fetch: Callable[[], Future[None] | bool]) -> None:
-    """Give `done` the outcome of `fetch`: whether the client read it all, or the commit after it did so."""
-    try:
-        outcome = fetch()
-    except BaseException as error:  # noqa: BLE001 (it is for those who wait)
+def _settle(done: Future[bool], fetched: Future[Future[None] | bool]) -> None:
+    """Give `done` the outcome of a fetch: whether the client read it all, or the commit after it did so."""
+    if fetched.cancelled():  # nothing begins any more
+        done.cancel()
+    elif error := fetched.exception():
         done.set_exception(error)
-        return
-    if isinstance(outcome, bool):
+    elif isinstance(outcome := fetched.result(), bool):
         done.set_result(outcome)
     else:
-        outcome.add_done_callback(lambda committed: _copy_outcome(committed, done))
+        outcome.add_done_callback(partial(_copy_outcome, done))
 
 
-def _copy_outcome(committed: Future[None], done: Future[bool]) -> None:
+def _copy_outcome(done: Future[bool], committed: Future[None]) -> None:
     if error := committed.exception():
         done.set_exception(error)
     else:

@@ -15,7 +15,7 @@ from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import Grants
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter, Progress, human_size
-from csi_oras.transfer.blobs import BlobFetcher
+from csi_oras.transfer.blobs import Asker, BlobFetcher
 
 _MARGIN_BYTES = 16 << 20
 """What a file system keeps free beside the blobs, for the database and for directories."""
@@ -44,23 +44,22 @@ class Gatherer:
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan, absent, progress)
         layers = {digest: f"{subject}, {place}" for digest, place in plan.places.items()}
+        asker = Asker(client=client, holder=credential)
         with self._reserved((client.source, absent), subject):
-            read = self._fetch_all(client, absent, credential, progress, layers)
+            read = self._fetch_all(asker, absent, progress, layers)
         unread = [blob for blob in plan.blobs if blob.digest not in read]
         progress.activity = "proving access to what is on this node already"
         try:
-            self._prove_all(client, unread, credential, layers)
+            self._prove_all(asker, unread, layers)
         finally:
             progress.activity = ""
 
-    def _prove_all(
-        self, client: RepositoryClient, blobs: Sequence[Descriptor], credential: str, layers: Mapping[Digest, str]
-    ) -> None:
-        unproven = [blob for blob in blobs if not self._grants.allow(client.repository, blob.digest, credential)]
-        registry, proofs = client.repository.registry, {}
+    def _prove_all(self, asker: Asker, blobs: Sequence[Descriptor], layers: Mapping[Digest, str]) -> None:
+        unproven = [blob for blob in blobs if not self._grants.allow(asker.repository, blob.digest, asker.holder)]
+        registry, proofs = asker.repository.registry, {}
         for blob in unproven:
             in_full = not self._grants.served_by(registry, blob.digest)
-            proofs[self._blobs.prove(client, blob, in_full=in_full)] = layers[blob.digest]
+            proofs[self._blobs.prove(asker, blob, in_full=in_full)] = layers[blob.digest]
         try:
             _raise_first(proofs)
         finally:
@@ -109,17 +108,12 @@ class Gatherer:
             )
 
     def _fetch_all(
-        self,
-        client: RepositoryClient,
-        absent: Sequence[Descriptor],
-        credential: str,
-        progress: Progress,
-        layers: Mapping[Digest, str],
+        self, asker: Asker, absent: Sequence[Descriptor], progress: Progress, layers: Mapping[Digest, str]
     ) -> set[Digest]:
-        """Fetch what is absent, and return which of it `client` has read to the last byte."""
+        """Fetch what is absent, and return which of it `asker` has read to the last byte."""
         wanted = {}
         for blob in absent:
-            job = self._blobs.join(client, blob, credential)
+            job = self._blobs.join(asker, blob)
             progress.join(blob.digest, job.counter)
             wanted[job.done] = blob.digest
         _raise_first({future: layers[digest] for future, digest in wanted.items()})

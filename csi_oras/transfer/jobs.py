@@ -8,11 +8,13 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Generic, TypeVar
 
 from csi_oras.telemetry.progress import Progress
+from csi_oras.transfer.turns import Turns
 
 _Outcome = TypeVar("_Outcome")
 
@@ -34,14 +36,17 @@ class Job(Generic[_Outcome]):
 class Jobs(Generic[_Outcome]):
     """The jobs that run, by key."""
 
-    def __init__(self, executor: Executor, clock: Callable[[], float] = time.monotonic) -> None:
-        self._executor = executor
+    def __init__(self, turns: Turns, clock: Callable[[], float] = time.monotonic) -> None:
+        self._turns = turns
         self._clock = clock
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, Job[_Outcome]] = {}
 
-    def join(self, key: Hashable, work: Callable[[Progress], _Outcome]) -> Job[_Outcome]:
-        """Return the job of `key`, started now with `work` unless it runs or its outcome was not heard yet."""
+    def join(self, key: Hashable, registry: str, work: Callable[[Progress], _Outcome]) -> Job[_Outcome]:
+        """Return the job of `key`, begun now with `work` unless it runs or its outcome was not heard yet.
+
+        It has a slot of `registry` until it ends.
+        """
         with self._lock:
             self._forget_stale()
             job = self._jobs.get(key)
@@ -50,7 +55,7 @@ class Jobs(Generic[_Outcome]):
             job = self._jobs[key] = Job(key)
         try:
             # the log fields of the call that asked first go with the work
-            self._executor.submit(contextvars.copy_context().run, self._run, job, work)
+            self._turns.submit(registry, job, partial(contextvars.copy_context().run, self._run, job, work))
         except BaseException:
             with self._lock:
                 del self._jobs[key]

@@ -7,6 +7,7 @@ whoever runs it may know most of a file, or guess that the place holds zeros.
 
 import os
 import secrets
+from collections.abc import Callable
 
 from csi_oras.errors import AccessDeniedError, DigestMismatchError
 from csi_oras.oci.descriptor import Descriptor
@@ -19,24 +20,28 @@ _WINDOW_BYTES = 4096
 _BUFFER_BYTES = 256 << 10
 
 
-def prove(client: RepositoryClient, blob: Descriptor, content: ContentStore, *, in_full: bool) -> None:
+def prove(
+    client: RepositoryClient, blob: Descriptor, content: ContentStore, ask: Callable[[int], int], *, in_full: bool
+) -> None:
     """Read `blob` with the client's own credential, all of it or some, and compare it with the store's.
+
+    `ask` says how many bytes may be read next.
 
     Raises:
         UnobtainableError: the registry does not let it be read.
         DigestMismatchError: the repository has something else under that digest.
     """
     if in_full:
-        retried(lambda: _read_all(client, blob))
+        retried(lambda: _read_all(client, blob, ask))
     elif blob.size:
-        retried(lambda: _compare(client, blob, content))
+        retried(lambda: _compare(client, blob, content, ask))
 
 
-def _read_all(client: RepositoryClient, blob: Descriptor) -> None:
+def _read_all(client: RepositoryClient, blob: Descriptor, ask: Callable[[int], int]) -> None:
     hasher, buffer, left = blob.digest.hasher(), memoryview(bytearray(_BUFFER_BYTES)), blob.size
     with client.blob(blob) as stream:
         while left:
-            count = _some(stream, buffer[: min(_BUFFER_BYTES, left)])
+            count = _some(stream, buffer[: ask(min(_BUFFER_BYTES, left))])
             hasher.update(buffer[:count])
             left -= count
     if hasher.hexdigest() != blob.digest.encoded:
@@ -47,12 +52,12 @@ def _other_bytes(blob: Descriptor) -> DigestMismatchError:
     return DigestMismatchError(f"blob {blob.digest}", "the repository has other bytes under this digest", "report it")
 
 
-def _compare(client: RepositoryClient, blob: Descriptor, content: ContentStore) -> None:
+def _compare(client: RepositoryClient, blob: Descriptor, content: ContentStore, ask: Callable[[int], int]) -> None:
     length = min(_WINDOW_BYTES, blob.size)
     start = secrets.randbelow(blob.size - length + 1)
     with client.blob(blob, start, start + length) as stream:
         if not stream.partial:
-            _skip(stream, start)
+            _skip(stream, start, ask)
         theirs = _read(stream, length)
     with content.open(blob.digest) as file:
         ours = os.pread(file.fileno(), length, start)
@@ -60,10 +65,10 @@ def _compare(client: RepositoryClient, blob: Descriptor, content: ContentStore) 
         raise _other_bytes(blob)
 
 
-def _skip(stream: BlobStream, count: int) -> None:
+def _skip(stream: BlobStream, count: int, ask: Callable[[int], int]) -> None:
     buffer = memoryview(bytearray(64 << 10))
     while count:
-        count -= _some(stream, buffer[: min(len(buffer), count)])
+        count -= _some(stream, buffer[: ask(min(len(buffer), count))])
 
 
 def _read(stream: BlobStream, count: int) -> bytes:

@@ -7,7 +7,6 @@ plan.
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -41,6 +40,7 @@ from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
 from csi_oras.transfer.request import Planned, PulledArtifact, PullPolicy, PullRequest
 from csi_oras.transfer.resolve import Resolved, Resolver
+from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
 
 
@@ -76,7 +76,7 @@ class Puller:
         resolver: Resolver,
         gatherer: Gatherer,
         conditions: Conditions,
-        executor: Executor,
+        turns: Turns,
         metrics: Metrics,
     ) -> None:
         self._access = access
@@ -88,7 +88,7 @@ class Puller:
         self._limits = conditions.limits
         self._layouter = Layouter(store.content, store.objects, store.trees, conditions.limits)
         self._metrics = metrics
-        self.jobs: Jobs[PulledArtifact] = Jobs(executor)
+        self.jobs: Jobs[PulledArtifact] = Jobs(turns)
 
     def find(self, request: PullRequest) -> PulledArtifact | None:
         """Return the artifact if the store may show it without asking the registry, else None.
@@ -111,8 +111,9 @@ class Puller:
     def start(self, request: PullRequest) -> Job[PulledArtifact]:
         """Return the job that pulls what is wanted; it goes on whether or not somebody waits."""
         # a job that began before verification was wanted, or with other keys, is not the one to wait for
-        key = (request.key, self._verifier.in_force(request.reference.repository))
-        return self.jobs.join(key, lambda progress: self._observed(request, progress))
+        repository = request.reference.repository
+        key = (request.key, self._verifier.in_force(repository))
+        return self.jobs.join(key, repository.registry, lambda progress: self._observed(request, progress))
 
     def resolve(self, reference: Reference, credential: Credential | None) -> Digest:
         """Ask the registry what `reference` means now, without pulling it.

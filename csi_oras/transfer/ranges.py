@@ -5,8 +5,9 @@ there, so that the digest costs no wait at the end and no blob is ever held in m
 """
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 from csi_oras.errors import RegistryUnavailableError, SizeMismatchError
 from csi_oras.oci.digest import Digest
@@ -14,6 +15,7 @@ from csi_oras.registry.answers import BlobStream
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.retries import retried
 from csi_oras.store.ingest import Ingest
+from csi_oras.telemetry.progress import Counter
 
 BUFFER_BYTES = 512 << 10
 """What a connection reads at once; larger gains nothing, and there is one for each connection."""
@@ -26,6 +28,9 @@ _LAG_BYTES = 32 << 20
 _PATIENCE_SECONDS = 0.2
 
 _buffers = threading.local()
+
+_Begin = Callable[[Callable[[], None]], Future[None]]
+"""What runs a writer of ranges."""
 
 
 def buffer() -> memoryview:
@@ -40,17 +45,31 @@ class RangesIgnoredError(Exception):
     """The registry answers a range with the whole blob; only one stream will do."""
 
 
-def fetch_stream(client: RepositoryClient, ingest: Ingest, advance: Callable[[int], None]) -> Digest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A blob under way: from where, into what, what counts it, who says how much may be read, and who hears of it."""
+
+    client: RepositoryClient
+    ingest: Ingest
+    counter: Counter
+    ask: Callable[[int], int]
+    arrived: Callable[[int], None]
+
+
+def fetch_stream(transfer: Transfer) -> Digest:
     """Fetch the whole blob in one request, hashed on the way, and return the digest of what came.
 
     Raises:
         UnobtainableError: it cannot be got.
         SizeMismatchError: there is more than the descriptor says.
     """
+    ingest = transfer.ingest
     ingest.discard()
+    transfer.counter.resume(0)
     hasher = ingest.blob.digest.hasher()
-    with client.blob(ingest.blob) as stream:
-        _receive(stream, ingest, (0, ingest.blob.size), advance, hasher.update)
+    with transfer.client.blob(ingest.blob) as stream:
+        for part in _receive(transfer, stream, 0, ingest.blob.size):
+            hasher.update(part)
         if stream.readinto(buffer()[:1]):
             raise SizeMismatchError(
                 f"blob {ingest.blob.digest}",
@@ -60,21 +79,17 @@ def fetch_stream(client: RepositoryClient, ingest: Ingest, advance: Callable[[in
     return Digest(ingest.blob.digest.algorithm, hasher.hexdigest())
 
 
-def fetch_ranges(
-    client: RepositoryClient,
-    ingest: Ingest,
-    advance: Callable[[int], None],
-    writers: Executor,
-    pieces: "Pieces",
-) -> Digest:
+def fetch_ranges(transfer: Transfer, pieces: "Pieces", begin: _Begin) -> Digest:
     """Fetch what is missing in several ranges at once, and return the digest of the whole.
 
     Raises:
         RangesIgnoredError: the registry does not serve ranges.
         UnobtainableError: it cannot be got.
     """
+    ingest = transfer.ingest
+    transfer.counter.resume(ingest.covered)
     hasher = ingest.blob.digest.hasher()
-    running = [writers.submit(_fetch_pieces, client, ingest, advance, pieces) for _ in range(pieces.parallel)]
+    running = [begin(lambda: _fetch_pieces(transfer, pieces)) for _ in range(pieces.parallel)]
     try:
         _hash_behind(ingest, running, pieces, hasher.update)
     finally:
@@ -124,44 +139,42 @@ class Pieces:
         return self._stopped.is_set()
 
 
-def _fetch_pieces(client: RepositoryClient, ingest: Ingest, advance: Callable[[int], None], pieces: Pieces) -> None:
+def _fetch_pieces(transfer: Transfer, pieces: Pieces) -> None:
     try:
         while piece := pieces.take():
-            _fetch_piece(client, ingest, advance, piece)
+            _fetch_piece(transfer, *piece)
     except BaseException:
         pieces.stop()
         raise
 
 
-def _fetch_piece(
-    client: RepositoryClient, ingest: Ingest, advance: Callable[[int], None], piece: tuple[int, int]
-) -> None:
-    position, end = piece
+def _fetch_piece(transfer: Transfer, position: int, end: int) -> None:
+    ingest = transfer.ingest
 
-    def attempt() -> None:
+    def attempt() -> None:  # goes on from the last byte of the attempt before
         nonlocal position
-        with client.blob(ingest.blob, position, end) as stream:
-            if not stream.partial:
-                raise RangesIgnoredError
-            while position < end:  # each step is kept, so that a broken stream goes on from its last bytes
-                step = min(position + _KEEP_BYTES, end)
-                _receive(stream, ingest, (position, step), advance)
-                ingest.keep(position, step)
-                position = step
+        kept = position
+        try:
+            with transfer.client.blob(ingest.blob, position, end) as stream:
+                if not stream.partial:
+                    raise RangesIgnoredError
+                for part in _receive(transfer, stream, position, end):
+                    position += len(part)
+                    if position - kept >= _KEEP_BYTES:
+                        ingest.keep(kept, position)
+                        kept = position
+        finally:
+            if position > kept:
+                ingest.keep(kept, position)
 
     retried(attempt)
 
 
-def _receive(
-    stream: BlobStream,
-    ingest: Ingest,
-    span: tuple[int, int],
-    advance: Callable[[int], None],
-    update: Callable[[memoryview], None] | None = None,
-) -> None:
-    view, (position, end) = buffer(), span
+def _receive(transfer: Transfer, stream: BlobStream, position: int, end: int) -> Iterator[memoryview]:
+    """Write down the bytes from `position` up to `end`, and yield them as they come."""
+    view, ingest = buffer(), transfer.ingest
     while position < end:
-        count = stream.readinto(view[: end - position])
+        count = stream.readinto(view[: transfer.ask(min(BUFFER_BYTES, end - position))])
         if not count:
             raise RegistryUnavailableError(
                 f"blob {ingest.blob.digest}",
@@ -169,10 +182,10 @@ def _receive(
                 "it is tried again",
             )
         ingest.write(view[:count], position)
-        if update:
-            update(view[:count])
-        advance(count)
+        transfer.counter.advance(count)
+        transfer.arrived(count)
         position += count
+        yield view[:count]
 
 
 def _hash_behind(
