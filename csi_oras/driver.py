@@ -22,9 +22,11 @@ from csi_oras.csi.server import Server, socket_path
 from csi_oras.errors import CsiOrasError
 from csi_oras.store import staging
 from csi_oras.store.volumes import VolumeRecord
+from csi_oras.telemetry.events import Events, Post
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.server import MetricsServer
 from csi_oras.volume.locks import KeyedLocks
+from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.volumes import Volumes
 
@@ -46,6 +48,7 @@ class ServeSettings:
     config_file: Path | None
     metrics_address: str
     driver_name: str
+    service_account_dir: Path
 
 
 def run(settings: ServeSettings) -> None:
@@ -83,7 +86,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    locks = KeyedLocks()
+    locks, notices = KeyedLocks(), Notices(_make_events(settings, app))
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
@@ -92,10 +95,11 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
         trees=app.paths.trees,
         platform=app.platform,
         locks=locks,
+        notices=notices,
     )
     recovery = Recovery(app.records, settings.kubelet_dir, locks)
     found = recovery.take_stock() if settings.mode != "controller" else []
-    server = _make_server(settings, app, volumes)
+    server = _make_server(settings, app, volumes, notices)
     metrics_server.start()
     await server.start()
     logger.info("serving", endpoint=settings.endpoint, mode=settings.mode, version=csi_oras.__version__)
@@ -106,11 +110,27 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     await server.stop()
 
 
-def _make_server(settings: ServeSettings, app: Application, volumes: Volumes) -> Server:
+def _make_events(settings: ServeSettings, app: Application) -> Events:
+    """Return what tells pods; in a cluster only, and where there are pods to tell."""
+    account = settings.service_account_dir
+
+    def connect() -> Post:
+        from csi_oras.telemetry.cluster import Cluster  # noqa: PLC0415 (a library that only pulls in a cluster need)
+
+        return Cluster(account, settings.driver_name, settings.node_id).post
+
+    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and (account / "token").exists()
+    if settings.mode != "controller" and not in_cluster:
+        logger.info("no service account of a cluster is here: pods get no events")
+    return Events(connect if settings.mode != "controller" and in_cluster else None, app.metrics)
+
+
+def _make_server(settings: ServeSettings, app: Application, volumes: Volumes, notices: Notices) -> Server:
     node = controller = None
     if settings.mode in ("node", "all"):
         # the calls that are not advertised answer UNIMPLEMENTED by inheritance; the stubs call them abstract
-        node = Node(settings.node_id, volumes, app.puller.jobs, ThreadPoolExecutor(_CALLS, "call"))  # type: ignore[abstract]
+        pool = ThreadPoolExecutor(_CALLS, "call")
+        node = Node(settings.node_id, volumes, app.puller.jobs, pool, notices)  # type: ignore[abstract]
     if settings.mode in ("controller", "all"):
         controller = Controller(app.puller.resolve, ThreadPoolExecutor(_RESOLVES, "resolve"))  # type: ignore[abstract]
     return Server(settings.endpoint, app.metrics, Identity(settings.driver_name, app.check), controller, node)

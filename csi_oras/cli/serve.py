@@ -34,6 +34,11 @@ from csi_oras.telemetry import logs
     help="Where /metrics and /healthz are served.",
 )
 @click.option("--driver-name", default=DEFAULT_DRIVER_NAME, show_default=True, help="The name of the CSIDriver object.")
+@click.option(
+    "--service-account-dir", type=click.Path(path_type=Path),
+    default=Path("/var/run/secrets/kubernetes.io/serviceaccount"), show_default=True,
+    help="Who writes events on pods; without its token, or outside of a cluster, none are.",
+)  # fmt: skip
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
 @reports_errors
 def serve(log_format: str, **settings: Any) -> None:

@@ -12,11 +12,14 @@ from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
 from csi_oras.errors import PullPendingError
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.request import PulledArtifact
+from csi_oras.volume.notices import Notices
 from csi_oras.volume.request import PublishRequest
 from csi_oras.volume.volumes import Volumes
 
 PATIENCE_SECONDS = 100.0
 """How long a publish waits for its pull; the kubelet gives up after 120."""
+SLOW_SECONDS = 30.0
+"""How long a publish waits until the pod is told how far its pull is; what it is told at the end is the kubelet's."""
 _ANSWER_SECONDS = 2.0
 """What is left of a caller's deadline for the answer to get through."""
 
@@ -26,11 +29,14 @@ _Result = TypeVar("_Result")
 class Node(csi_pb2_grpc.NodeServicer):
     """Publish and unpublish; the core runs in a bounded pool and waits for no network there."""
 
-    def __init__(self, node_id: str, volumes: Volumes, jobs: Jobs[PulledArtifact], pool: Executor) -> None:
+    def __init__(
+        self, node_id: str, volumes: Volumes, jobs: Jobs[PulledArtifact], pool: Executor, notices: Notices
+    ) -> None:
         self._node_id = node_id
         self._volumes = volumes
         self._jobs = jobs
         self._pool = pool
+        self._notices = notices
 
     async def NodeGetInfo(self, request: Any, context: Any) -> csi_pb2.NodeGetInfoResponse:
         """The node's name; there is no limit of volumes."""
@@ -88,9 +94,12 @@ class Node(csi_pb2_grpc.NodeServicer):
 
     async def _outcome(self, wanted: PublishRequest, job: Job[PulledArtifact], patience: float) -> PulledArtifact:
         """Wait for a pull as long as the caller waits for us; the pull itself goes on."""
+        reference, soon = wanted.attributes.reference, min(SLOW_SECONDS, patience)
         with self._jobs.waiting(job):
-            if not await _ended(job, patience):
-                raise PullPendingError(f"pulling {wanted.attributes.reference}", job.progress.describe())
+            if not await _ended(job, soon):
+                self._notices.slow(wanted.owner, reference, job.progress)
+                if not await _ended(job, patience - soon):
+                    raise PullPendingError(f"pulling {reference}", job.progress.describe())
             try:
                 return job.future.result()
             except BaseException:

@@ -8,6 +8,7 @@ from typing import Any
 
 from csi_oras.csi.pb import csi_pb2
 from csi_oras.errors import InvalidRequestError, printable
+from csi_oras.telemetry.events import Pod
 from csi_oras.telemetry.secrets import Secret
 from csi_oras.volume import attributes as volume_attributes
 from csi_oras.volume.request import PublishRequest
@@ -47,6 +48,7 @@ def parse_publish(request: csi_pb2.NodePublishVolumeRequest) -> PublishRequest:
             "set podInfoOnMount: true in the CSIDriver object",
         )
     variables = pod_variables(context) if inline else claim_variables(context)
+    name, namespace, uid = (context.get(key, "") for key in _POD_KEYS)
     wanted = dict(context)
     if "noexec" in request.volume_capability.mount.mount_flags:
         wanted["noexec"] = "true"
@@ -57,7 +59,8 @@ def parse_publish(request: csi_pb2.NodePublishVolumeRequest) -> PublishRequest:
         fingerprint=_fingerprint(request),
         secret=parse_secrets(request.secrets),
         tokens=_tokens(request),
-        pod="/".join(filter(None, (context.get(_POD_KEYS[1], ""), context.get(_POD_KEYS[0], "")))),
+        pod="/".join(filter(None, (namespace, name))),
+        owner=Pod.find(name, namespace, uid),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from csi_oras.store.volumes import VolumeRecord, VolumeState
+from csi_oras.telemetry.events import Pod
 from csi_oras.telemetry.secrets import Secret
 from csi_oras.transfer.request import PulledArtifact
 from csi_oras.volume.attributes import Attributes
@@ -11,7 +12,10 @@ from csi_oras.volume.attributes import Attributes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishRequest:
-    """One volume wanted at one target; `fingerprint` is the same for requests that ask for the same."""
+    """One volume wanted at one target; `fingerprint` is the same for requests that ask for the same.
+
+    `pod` names the pod for people; `owner` is it where events can be about it.
+    """
 
     volume_id: str
     target: str
@@ -19,6 +23,7 @@ class PublishRequest:
     fingerprint: str
     secret: Mapping[str, Secret]
     pod: str
+    owner: Pod | None
     tokens: Secret | None = None
 
     def record(self, state: VolumeState, artifact: PulledArtifact | None = None) -> VolumeRecord:

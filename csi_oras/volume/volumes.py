@@ -29,6 +29,7 @@ from csi_oras.transfer.pull import Puller
 from csi_oras.transfer.request import PulledArtifact, PullRequest
 from csi_oras.volume.adopt import mounts_at, tree_size
 from csi_oras.volume.locks import KeyedLocks
+from csi_oras.volume.notices import Notices
 from csi_oras.volume.request import PublishRequest
 
 
@@ -53,6 +54,7 @@ class Volumes:
         trees: Path,
         platform: Platform,
         locks: KeyedLocks,
+        notices: Notices,
     ) -> None:
         self._records = records
         self._keychain = keychain
@@ -61,6 +63,7 @@ class Volumes:
         self._trees = trees
         self._platform = platform
         self._locks = locks
+        self._notices = notices
 
     def begin(self, request: PublishRequest) -> Job[PulledArtifact] | None:
         """Publish at once what is local or already mounted, and return None; else return the pull to wait for.
@@ -79,7 +82,9 @@ class Volumes:
                 self._show(request, target, artifact)
                 return None
             self._records.put(request.record(VolumeState.PUBLISHING))
-        return self._puller.start(wanted)
+        job = self._puller.start(wanted)
+        self._notices.pulling(request.owner, wanted.reference, job.progress)
+        return job
 
     def finish(self, request: PublishRequest, artifact: PulledArtifact) -> None:
         """Mount what was pulled, unless the volume was unpublished in the meantime.
@@ -213,6 +218,7 @@ class Volumes:
             self._records.drop(request.volume_id, request.target)
             raise
         _log("published", record)
+        self._notices.shown(request.owner, artifact)
 
     def _take_away(self, target: Target, record: VolumeRecord | None) -> None:
         """Unmount what is stacked on a target of ours, and remove it.
