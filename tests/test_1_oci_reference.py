@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Reference
+from tests.support.planted import planted
 
 D = "sha256:" + "0123456789abcdef" * 4
 D512 = "sha512:" + "0123456789abcdef" * 8
@@ -193,3 +194,29 @@ def test_reference_written_and_read_again_is_the_same(text: str) -> None:
     assert str(reference).isascii()
     assert not set(str(reference)) & set(" \\?#%\r\n\0")
     assert ".." not in str(reference)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}@ghcr.io/x:v1",
+        "alice:{}@ghcr.io/x:v1",
+        "alice:{}@localhost:5000/x",
+        "alice:{}@localhost:5000",
+        "alice:{}@ubuntu",
+        "https://alice:{}@ghcr.io/x@v1",
+        "https://alice:a/b@{}@ghcr.io/x",
+        "a:b@c:{}@ghcr.io/x",
+        "alice:{}@ghcr.io/" + "x" * 1000,
+    ],
+)
+def test_reference_with_a_user_is_refused_without_his_password(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"\*\*\*@.*is not a digest") as caught:
+        Reference.parse(text.format(planted("password")))
+    assert planted("password") not in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["ghcr.io/x:v1@md5:abc", "ghcr.io/x@sha256:ABC", "ghcr.io/x@sha256:"])
+def test_reference_with_a_digest_that_is_none_is_repeated(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f'"{text}": digest'):
+        Reference.parse(text)

@@ -20,6 +20,8 @@ _HOST = re.compile(rf"({_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::(
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_DIGEST_LIKE = re.compile(r"[^/:@]*:(?![0-9]{1,5}\Z)[^/:@]*")
+"""Algorithm and value, and no host with its port or path."""
 _HTTPS_PORT, _HIGHEST_PORT = 443, 65535
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
@@ -78,6 +80,10 @@ class Reference:
         Raises:
             InvalidRequestError: not a reference by the grammar of distribution/reference.
         """
+        _, at, last = text.rpartition("@")
+        if at and not _DIGEST_LIKE.fullmatch(last):  # before it may stand a user and his password
+            cause = "what stands behind the @ is not a digest"
+            raise _invalid(f"***@{last}", cause, "write @sha256:...; user and password belong in a secret")
         if len(text) > _LONGEST:
             raise _invalid(text, f"is longer than {_LONGEST} characters")
         if "://" in text:

@@ -1,6 +1,7 @@
 """What a registry's refusal means, told so that a person can do something about it."""
 
 from collections.abc import Iterable
+from urllib.parse import unquote_plus
 
 from csi_oras.errors import (
     AccessDeniedError,
@@ -83,6 +84,7 @@ def _quote(response: Response, secrets: Iterable[str]) -> str:
         said = json.text(first, "message", "error", "") or json.text(first, "code", "error", "")
     except (CsiOrasError, IndexError):
         return ""
-    if any(secret in said for secret in filter(None, secrets)):
+    spellings = (said, unquote_plus(said))
+    if any(secret in spelling for secret in filter(None, secrets) for spelling in spellings):
         return ""
     return f' ("{printable(said, _LONGEST_QUOTE)}")' if said else ""

@@ -38,6 +38,7 @@ class Session:
         self._tokens = tokens
         self._repository = repository
         self._credential = credential
+        self._shown: set[Secret] = set()
         self.host = host
 
     def url(self, path: str) -> str:
@@ -109,7 +110,8 @@ class Session:
         speaker = self.host.name
         if response.origin != self.host.origin:
             speaker = f"{response.origin}, where {speaker} sends us,"
-        raise failure(response, subject, self._credential, speaker=speaker, hidden=self.host.headers.values())
+        hidden = (*self.host.headers.values(), *self._shown)
+        raise failure(response, subject, self._credential, speaker=speaker, hidden=hidden)
 
     def _access(self, actions: str) -> Access:
         name = self.host.scope_name(self._repository.name)
@@ -123,7 +125,10 @@ class Session:
         authorization: Secret | None,
         body: bytes | IO[bytes] | None = None,
     ) -> Response:
-        ours = dict(headers) | ({"Authorization": authorization.reveal()} if authorization else {})
+        ours = dict(headers)
+        if authorization:
+            self._shown.add(authorization)
+            ours["Authorization"] = authorization.reveal()
         names = {name.lower() for name in ours}
         theirs = {name: value.reveal() for name, value in self.host.headers.items() if name.lower() not in names}
         return self._transport.request(method, url, {**theirs, **ours}, body, channel=self.host.channel)
