@@ -27,15 +27,16 @@ def test_copy_has_names_as_long_as_names_can_be(pusher: Pusher, repository: str,
     (packed / _LONGEST).mkdir(parents=True)
     (packed / _LONGEST / _LONGEST).write_bytes(b"deep")
     (packed / link).symlink_to(_LONGEST)
-    layers = [Layer(content=b"plain", title=f"a{_LONGEST[1:]}"), oras_directory("d", tar(packed, "d"))]
+    title = f"a{_LONGEST[1:]}"
+    layers = [Layer(content=b"plain", title=title), oras_directory("d", tar(packed, "d"))]
     reference, out = pusher.artifact(repository, layers), tmp_path / "out"
     for _ in range(2):  # and again, in the place of what is there
         ended = pull(tmp_path / "state", reference, out)
         assert ended.returncode == 0, ended.stderr
-        assert (out / layers[0].title).read_bytes() == b"plain"
+        assert (out / title).read_bytes() == b"plain"
         assert (out / "d" / _LONGEST / _LONGEST).read_bytes() == b"deep"
         assert (out / "d" / link / _LONGEST).read_bytes() == b"deep"
-        assert {path.name for path in out.iterdir()} == {layers[0].title, "d"}
+        assert {path.name for path in out.iterdir()} == {title, "d"}
 
 
 def test_copy_that_fails_leaves_nothing_half_made(pusher: Pusher, repository: str, tmp_path: Path) -> None:

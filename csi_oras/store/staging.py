@@ -1,4 +1,8 @@
-"""Staging: private directories for what is in the making, on the store's own file system; never mounted."""
+"""Staging: private directories for what is in the making, on the store's own file system; never mounted.
+
+Each is locked by its living maker. Whoever makes one first removes what the dead have left, of whatever process: a
+store that is written to keeps nothing of a command or driver that was killed.
+"""
 
 import fcntl
 import os
@@ -14,6 +18,7 @@ from csi_oras.store.paths import StatePaths
 @contextmanager
 def staging(paths: StatePaths) -> Iterator[Path]:
     """Make a directory that only this process works on, and remove it with all that is left in it at the end."""
+    sweep(paths)
     directory, lock = _new(paths)
     try:
         yield directory
@@ -27,7 +32,7 @@ def sweep(paths: StatePaths) -> None:
     for directory in paths.staging.iterdir():
         try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError):  # finished meanwhile, or none of ours
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # finished meanwhile, or none of ours
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
