@@ -116,8 +116,11 @@ def _overlay(settings: Settings, directory: Path) -> dict[str, object]:
         host, _, port = settings.api.rpartition(":")
         names = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
         variables = [{"name": name, "value": value} for name, value in names.items()]
-        provisioner = {"containers": [{"name": "csi-provisioner", "env": variables}]}
-        patches.append(_pod_patch("Deployment", "csi-oras-controller", provisioner))
+        for kind, name, container in (
+            ("Deployment", "csi-oras-controller", "csi-provisioner"),
+            ("DaemonSet", "csi-oras-node", "csi-oras"),
+        ):
+            patches.append(_pod_patch(kind, name, {"containers": [{"name": container, "env": variables}]}))
     return {**overlay, "patches": patches}
 
 

@@ -1,6 +1,7 @@
 """What pods see of their volumes on a cluster, while the driver comes, is restarted and goes; in this order."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from e2e.cluster import (
 from e2e.conftest import EXAMPLES, FILES, push, write_files
 from e2e.manifests import NAMESPACE, SYSTEM, Settings
 from e2e.publisher import publish
+from tests.support.artifacts import Layer
 from tests.support.kinds_archives import DIRECTORY, Packed, oras_directory, pack
 from tests.support.tars import tar
 
@@ -55,6 +57,12 @@ def told(pod: str, sentence: str) -> bool:
     """Whether an event of a pod says why its volume is not there."""
     events = get("events", "--field-selector", f"involvedObject.name={pod}", namespace=NAMESPACE)["items"]
     return any(event["reason"] == "FailedMount" and sentence in event["message"] for event in events)
+
+
+def described(pod: str) -> list[str]:
+    """Return the driver's own lines among the events that `kubectl describe` shows of a pod."""
+    text = kubectl("describe", "pod", pod, namespace=NAMESPACE)
+    return [" ".join(line.split()) for line in text.splitlines() if f" {DRIVER} " in line]
 
 
 @contextmanager
@@ -179,6 +187,19 @@ def test_hostile_archive_when_mounted_is_said_in_an_event_of_the_pod(
     publish(reference, Packed(layers=[oras_directory(DIRECTORY, tar([member]))]))
     with applied(manifests.inline(pod, {"reference": reference}, settings)):
         eventually(lambda: told(pod, sentence), "an event that names the member")
+
+
+@pytest.mark.usefixtures("namespace")
+def test_cold_pull_when_it_has_ended_is_told_in_the_description_of_the_pod(settings: Settings) -> None:
+    reference = f"{settings.registry}/examples/told:v1"
+    digest = publish(reference, Packed(layers=[Layer(content=os.urandom(1000), title="x")]))  # new to the nodes
+    with running("oras-told", settings, reference):
+        eventually(lambda: len(described("oras-told")) == 2, "two events of the driver")
+        pulling, pulled = described("oras-told")
+    assert pulling.startswith("Normal Pulling ")
+    assert pulling.endswith(f"{DRIVER} Pulling artifact {reference}")
+    assert pulled.startswith("Normal Pulled ")
+    assert f"Pulled artifact {reference}@{digest}: " in pulled
 
 
 @pytest.mark.usefixtures("pods")

@@ -255,14 +255,31 @@ def test_pod_shares_nothing_with_its_node_that_it_does_not_need(kind: str) -> No
         assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
 
 
-def test_only_the_provisioner_has_a_token() -> None:
+def test_only_the_provisioner_and_the_driver_of_a_node_have_a_token() -> None:
     assert all(account["automountServiceAccountToken"] is False for account in of_kind("ServiceAccount"))
     assert all(pod_of(kind)["automountServiceAccountToken"] is False for kind in ("DaemonSet", "Deployment"))
     projected = [
         (kind, v["name"]) for kind in ("DaemonSet", "Deployment") for v in pod_of(kind)["volumes"] if "projected" in v
     ]
-    assert projected == [("Deployment", "token")]
-    assert [name for name, c in containers("Deployment").items() if "token" in mounted(c)] == ["csi-provisioner"]
+    assert projected == [("DaemonSet", "token"), ("Deployment", "token")]
+    for kind, name in (("DaemonSet", "csi-oras"), ("Deployment", "csi-provisioner")):
+        assert [n for n, c in containers(kind).items() if "token" in mounted(c)] == [name]
+
+
+def test_token_of_the_node_is_where_the_driver_looks_for_it() -> None:
+    driver = containers("DaemonSet")["csi-oras"]
+    (directory,) = (option.default for option in serve.params if option.name == "service_account_dir")
+    assert mounted(driver)["token"]["mountPath"] == str(directory)
+    (sources,) = (v["projected"]["sources"] for v in pod_of("DaemonSet")["volumes"] if v["name"] == "token")
+    items = [item for source in sources for part in source.values() for item in part.get("items", [part])]
+    assert {item["path"] for item in items} == {"token", "ca.crt", "namespace"}
+
+
+def test_node_may_create_events_and_nothing_else() -> None:
+    account = pod_of("DaemonSet")["serviceAccountName"]
+    bound = [b["roleRef"]["name"] for b in bindings() if b["subjects"][0]["name"] == account]
+    rules = [role["rules"] for role in of_kind("ClusterRole") if role["metadata"]["name"] in bound]
+    assert rules == [[{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]]
 
 
 def test_roles_allow_nothing_to_spare() -> None:
@@ -277,9 +294,15 @@ def test_roles_allow_nothing_to_spare() -> None:
     assert lease == [DEFAULT_DRIVER_NAME.replace(".", "-")]
 
 
-def test_roles_are_bound_to_the_controller_alone() -> None:
-    for binding in of_kind("ClusterRoleBinding") + of_kind("RoleBinding"):
-        assert [subject["name"] for subject in binding["subjects"]] == [pod_of("Deployment")["serviceAccountName"]]
+def bindings() -> list[Object]:
+    return of_kind("ClusterRoleBinding") + of_kind("RoleBinding")
+
+
+def test_role_is_bound_to_the_account_of_its_name_alone() -> None:
+    accounts = {pod_of(kind)["serviceAccountName"] for kind in ("DaemonSet", "Deployment")}
+    assert {binding["roleRef"]["name"] for binding in bindings()} == accounts
+    for binding in bindings():
+        assert [subject["name"] for subject in binding["subjects"]] == [binding["roleRef"]["name"]]
         kind = binding["roleRef"]["kind"]
         assert binding["roleRef"]["name"] in [role["metadata"]["name"] for role in of_kind(kind)]
 
