@@ -7,11 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.staging import staging
+from tests.support.artifacts import Layer, Pusher
+from tests.support.calls import refused
+from tests.support.driver import Driver
+from tests.support.small_disk import small_disk
 
+_MIB = 1 << 20
 _MAKER = """
 import sys
 from pathlib import Path
@@ -66,3 +72,20 @@ def test_stagings_made_at_once_are_all_there_to_their_ends(paths: StatePaths) ->
         for call in [pool.submit(make, number) for number in range(8)]:
             call.result(60)
     assert list(paths.staging.iterdir()) == []
+
+
+@pytest.mark.needs("root", "registry")
+def test_pull_that_lacks_room_takes_it_from_what_a_killed_process_left(
+    short_path: Path, pusher: Pusher, repository: str
+) -> None:
+    reference = pusher.artifact(repository, [Layer(content=bytes(20 * _MIB), title="large")])
+    with small_disk(short_path / "state", "50m"), Driver(short_path) as driver:
+        paths, target = StatePaths.create(driver.state), driver.target()
+        with process(paths) as (maker, left):
+            (left / "large").write_bytes(bytes(25 * _MIB))
+            with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, reference, "make room"):
+                driver.publish(target, reference=reference)
+            maker.kill()
+        driver.publish(target, reference=reference)
+        assert list(paths.staging.iterdir()) == []
+        driver.unpublish(target)

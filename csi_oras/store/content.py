@@ -20,6 +20,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.store.grants import Grant, Grants
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
+from csi_oras.store.staging import sweep
 
 _LARGEST_GROUP = 256
 _BLOCK = 512
@@ -80,6 +81,12 @@ class ContentStore:
         with store_errors("store"):
             status = os.statvfs(self._paths.root)
         return status.f_bavail * status.f_frsize
+
+    def make_room(self) -> int:
+        """Remove what killed processes left in the making, and return the bytes that are left then."""
+        with store_errors("store"):
+            sweep(self._paths)
+        return self.room()
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, if it is there."""

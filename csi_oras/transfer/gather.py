@@ -100,6 +100,8 @@ class Gatherer:
         )
         room = self._content.room() - _MARGIN_BYTES
         if needed > room:
+            room = self._content.make_room() - _MARGIN_BYTES
+        if needed > room:
             raise NoSpaceError(
                 subject,
                 f"needs {human_size(needed)} with what other pulls need, "
