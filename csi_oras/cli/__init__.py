@@ -4,6 +4,7 @@ import click
 
 import csi_oras
 from csi_oras.cli.artifacts import pull, push
+from csi_oras.cli.doctor import doctor
 from csi_oras.cli.inspect import inspect
 from csi_oras.cli.serve import demo, serve
 from csi_oras.cli.store import store
@@ -18,5 +19,5 @@ def main() -> None:
     """
 
 
-for command in (serve, pull, push, inspect, store, demo):
+for command in (serve, pull, push, inspect, store, doctor, demo):
     main.add_command(command)

@@ -14,8 +14,8 @@ from csi_oras import config
 from csi_oras.app import DEFAULT_STATE_DIR, Application
 from csi_oras.errors import CsiOrasError, InvalidRequestError
 from csi_oras.oci.reference import Reference
-from csi_oras.registry import credentials
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.docker_files import DockerFiles
 from csi_oras.telemetry import logs
 from csi_oras.telemetry.secrets import Secret
 
@@ -121,14 +121,15 @@ def application(options: dict[str, Any]) -> Iterator[Application]:
 
 
 def credential(reference: Reference, options: dict[str, Any]) -> Credential | None:
-    """Return the credential that the options give for a reference."""
+    """Return the credential that the options give for a reference.
+
+    Raises:
+        UnauthenticatedError: the file that they name cannot be read, or is no docker config.
+    """
     username, file = options["username"], options["registry_config"]
     if username:
         if not options["password_stdin"]:
             raise click.UsageError("--username goes with --password-stdin")
         password = sys.stdin.readline().rstrip("\n")
         return Credential(username=username, password=Secret(password), source="the command line")
-    if file:
-        secret = {credentials.DOCKER_CONFIG_KEY: Secret(file.read_text())}
-        return credentials.from_secret(secret, reference.repository)
-    return None
+    return DockerFiles().read(str(file)).find(reference.repository, f"the file {file}") if file else None
