@@ -76,6 +76,11 @@ def test_lists_and_switches_are_read() -> None:
     assert found.noexec
 
 
+@pytest.mark.parametrize("path", ["var/lib/dpkg/info/libc6:amd64.list", "system\\x2d.slice"])
+def test_path_may_have_what_names_of_images_have(path: str) -> None:
+    assert str(parse({**_REFERENCE, "path": path}, {}).selection.path) == path
+
+
 @pytest.mark.parametrize("path", ["", ".", "/", "./"])
 def test_path_of_the_root_is_no_path(path: str) -> None:
     assert parse({**_REFERENCE, "path": path}, {}).selection.path is None

@@ -147,7 +147,7 @@ def _path(value: str) -> Name | None:
     if not trimmed:
         return None
     try:
-        return Name.parse(trimmed)
+        return Name.parse(trimmed, portable=False)  # an image's files may have colons and backslashes
     except UnsafeNameError as error:
         raise _invalid(
             "path", f'"{printable(value, 80)}" {error}', "name a directory or file of the artifact"
