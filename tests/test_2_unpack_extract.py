@@ -74,9 +74,13 @@ def test_modes_are_masked_to_readable_or_executable() -> None:
         ([sym("x/", "y")], "name of a directory"),
         ([sym("", ".")], ""),
         ([sym(".", "/abs")], "name of a directory"),
-        ([reg("x"), sym("a/s", "../x"), hard("h", "a/s")], "no file seen before"),
+        ([reg("x"), sym("a/s", "../x"), hard("h", "a/s")], "outside of the volume"),
+        ([sym("a/s", "/x"), hard("h", "a/s")], "absolute path"),
+        ([directory("d"), hard("h", "d")], "no file or link seen before"),
+        ([reg("d/x"), hard("h", "d")], "no file or link seen before"),
+        ([hard("h", "h")], "no file or link seen before"),
         ([hard("h", "../victim")], "component"),
-        ([hard("h", "later"), reg("later")], "no file seen before"),
+        ([hard("h", "later"), reg("later")], "no file or link seen before"),
         ([sym("f", "x"), reg("f")], "twice"),
         ([reg("f"), reg("f")], "twice"),
         ([reg("f"), hard("f", "f")], "twice"),
@@ -141,9 +145,23 @@ def test_image_has_the_names_and_links_of_a_root_file_system() -> None:
     assert "var/lib/dpkg/info/libc6:amd64.list" in found
 
 
-def test_hard_link_of_a_layer_may_mean_a_file_below() -> None:
+def test_hard_link_of_a_layer_may_mean_a_file_or_link_below() -> None:
     assert layers(tar(reg("a", b"1")), tar(hard("b", "a"))) == {"a": b"1", "b": b"1"}
-    refused(tar(sym("a", "x")), tar(hard("b", "a")), is_image_layer=True)
+    assert layers(tar(sym("a", "x")), tar(hard("b", "a"))) == {"a": "-> x", "b": "-> x"}
+    assert "no file or link seen before" in refused(tar(reg("a")), tar(hard("b", "a"))).message  # in what is no image
+
+
+def test_hard_link_to_a_link_has_the_text_that_the_archive_gave_it() -> None:
+    found = extracted(tar(reg("c/x"), sym("a/s", "../c/../c/x"), hard("b/h", "a/s"), hard("c/h", "b/h")))
+    assert {name: text for name, text in found.items() if text} == {
+        "c/x": b"x",
+        "a/s": "-> ../c/x",
+        "b/h": "-> ../c/x",
+        "c/h": "-> x",
+    }
+    found = layers(tar(sym("usr/bin/vi", "/etc/alternatives/vi")), tar(hard("vi", "usr/bin/vi")))
+    assert found["usr/bin/vi"] == "-> ../../etc/alternatives/vi"
+    assert found["vi"] == "-> etc/alternatives/vi"
 
 
 def test_only_what_is_selected_comes_out() -> None:
@@ -155,9 +173,48 @@ def test_only_what_is_selected_comes_out() -> None:
     }
 
 
-def test_hard_link_brings_what_it_means_though_that_is_not_selected() -> None:
-    data = tar(reg("d/a", b"1"), hard("e/h", "d/a"))
-    assert extracted(data, selection=Selection(include=(Glob.parse("e"),))) == {"e": None, "e/h": b"1"}
+ONLY_E = Selection(include=(Glob.parse("e"),))
+
+
+@pytest.mark.parametrize(
+    "archives",
+    [
+        [[reg("d/a", b"1"), hard("e/h", "d/a")]],
+        [[reg("d/a", b"1"), hard("d/b", "d/a"), hard("d/c", "d/b"), hard("e/h", "d/c")]],
+        [[reg("d/a", b"1")], [hard("e/h", "d/a")]],
+        [[reg("d/a", b"1")], [hard("d/b", "d/a")], [hard("c", "d/b")], [hard("e/h", "c")]],
+        [[reg("d/a", b"0")], [directory("d"), reg("d/a", b"1")], [hard("e/h", "d/a")]],
+        [[reg("d/a", b"1")], [hard("e/h", "d/a")], [reg("d/.wh.a", b"")]],
+    ],
+)
+def test_hard_links_bring_what_they_mean_though_that_is_not_selected(archives: list[list[Entry]]) -> None:
+    packed = [tar(*entries) for entries in archives]
+    whole = layers(*packed)
+    assert whole["e/h"] == b"1"
+    assert layers(*packed, selection=ONLY_E) == {"e": None, "e/h": b"1"}
+    assert layers(*packed, selection=Selection(path=Name(("e", "h")))) == {"e": None, "e/h": b"1"}
+
+
+def test_hard_link_to_a_link_that_is_not_selected_is_kept_where_it_stays_inside() -> None:
+    data = tar(sym("d/a", "../e/x"), hard("e/h", "d/a"))
+    assert extracted(data, selection=ONLY_E) == {"e": None, "e/h": "-> x"}
+    assert (
+        "outside of the volume"
+        in refused(tar(sym("d/a", "../f"), hard("e/h", "d/a")), selection=Selection(path=Name(("e",)))).message
+    )
+
+
+def test_hard_link_to_what_a_layer_took_away_is_refused_with_a_selection_as_without() -> None:
+    packed = [tar(reg("d/a")), tar(reg("d/.wh.a", b"")), tar(hard("e/h", "d/a"))]
+    for selection in (Selection(), ONLY_E):
+        assert "no file or link seen before" in refused(*packed, is_image_layer=True, selection=selection).message
+
+
+def test_file_that_no_selected_hard_link_means_is_not_kept() -> None:
+    sink = Contents()
+    data = tar(reg("d/a", b"1"), reg("d/b", b"2"), hard("d/c", "d/b"), hard("e/h", "d/a"))
+    extract([source(data)], sink, ONLY_E)
+    assert list(sink.kept.values()) == [b"1"]
 
 
 def test_link_that_leaves_the_path_is_refused_and_can_be_left_out() -> None:

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from csi_oras.demo.distribution import Distribution
+from tests.support import tars
 from tests.support.access_log import AccessLog
 from tests.support.artifacts import Layer, Pusher, sha256
 from tests.support.calls import refused
@@ -81,6 +82,69 @@ def test_path_of_one_file_in_an_archive_is_that_file(
     volume.publish(reference=push(pack(kind, planted)), path=name)
     content = planted.parent.joinpath(name).read_bytes()
     assert shown(volume.target) == {".": file(content, executable=name.endswith(".sh"))}
+
+
+ROOT: list[tars.Description] = [
+    {"name": "usr/bin/dash", "content": "#!", "mode": "755"},
+    {"name": "usr/bin/sh", "type": "symlink", "link": "dash"},
+    {"name": "bin", "type": "symlink", "link": "/usr/bin"},
+    {"name": "info/libc6:amd64.list", "content": "/lib"},
+    {"name": "system\\x2d.slice", "content": "[Unit]"},
+]
+
+
+@pytest.mark.parametrize("path", ["info/libc6:amd64.list", "system\\x2d.slice"])
+def test_path_may_name_whatever_file_an_image_has(volume: Volume, push: Push, path: str) -> None:
+    volume.publish(reference=push(image([tars.tar(ROOT)])), path=path)
+    assert shown(volume.target) == {".": file(b"/lib" if ":" in path else b"[Unit]", executable=False)}
+
+
+@pytest.mark.parametrize(
+    ("path", "link", "target"), [("usr/bin/sh", "usr/bin/sh", "dash"), ("bin/dash", "bin", "/usr/bin")]
+)
+def test_path_over_a_link_is_refused_with_what_it_points_to(
+    volume: Volume, push: Push, path: str, link: str, target: str
+) -> None:
+    reference = push(image([tars.tar(ROOT)]))
+    said = f'path leads over "{link}", which is a symbolic link to "{target}"; name what it points to'
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, reference, said):
+        volume.publish(reference=reference, path=path)
+    assert volume.is_gone()
+
+
+@pytest.mark.parametrize("metadata", ["false", "true"])
+def test_path_of_a_file_here_and_a_directory_there_is_refused_for_that(
+    volume: Volume, push: Push, metadata: str
+) -> None:
+    layers = [
+        Layer(content=tars.tar([{"name": "d/x"}]), media_type=_MODEL + "weight.v1.tar"),
+        Layer(content=b"1", media_type=_MODEL + "weight.v1.raw", annotations={"org.cncf.model.filepath": "d/x/y"}),
+    ]
+    config = Layer(content=b"{}", media_type=_MODEL + "config.v1+json")
+    reference = push(Packed(layers=layers, config=config))
+    if metadata == "true":
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, reference, "metadata needs a directory"):
+            volume.publish(reference=reference, path="d/x", metadata=metadata)
+    else:
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, reference, "is a file of an archive and a directory"):
+            volume.publish(reference=reference, path="d/x", metadata=metadata)
+    assert volume.is_gone()
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"path": "etc/third"}, {"include": "etc/third"}, {"exclude": "etc/first, etc/second"}], ids=str
+)
+def test_hard_links_over_layers_of_an_image_are_files_whatever_is_selected(
+    volume: Volume, push: Push, attributes: dict[str, str]
+) -> None:
+    layers: list[list[tars.Description]] = [
+        [{"name": "etc/first", "content": "1"}],
+        [{"name": "etc/second", "type": "hardlink", "link": "etc/first"}],
+        [{"name": "etc/third", "type": "hardlink", "link": "etc/second"}],
+    ]
+    volume.publish(reference=push(image([tars.tar(layer) for layer in layers])), **attributes)
+    content = volume.target if "path" in attributes else volume.target / "etc/third"
+    assert content.read_text() == "1"
 
 
 @pytest.mark.parametrize("kind", PACKERS)

@@ -30,9 +30,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A symbolic link; `target` is relative and stays inside the volume."""
+    """A symbolic link; `target` is relative and stays inside the volume, `written` what its archive had for it."""
 
     target: str
+    written: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(slots=True)

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO
 
 from csi_oras.artifact.planner import METADATA
 from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, printable
-from csi_oras.oci.digest import Digest
 from csi_oras.oci.name import Name
-from csi_oras.oci.plan import Plan, PlanEntry
+from csi_oras.oci.plan import Plan, PlanArchive, PlanEntry
 from csi_oras.oci.view import ConflictError, File, Link, View
 from csi_oras.store.catalogue import LaidOut
 from csi_oras.store.content import ContentStore
@@ -19,6 +17,7 @@ from csi_oras.store.objects import ObjectBatch, ObjectStore
 from csi_oras.store.trees import TreeStore
 from csi_oras.telemetry.progress import Progress, human_size
 from csi_oras.unpack.extract import Extractor
+from csi_oras.unpack.needed import needed
 from csi_oras.unpack.reader import Source, UnpackLimits
 
 _PIECE_BYTES = 1 << 20
@@ -80,7 +79,7 @@ class Layouter:
             for entry in plan.entries:
                 self._add(view, entry, batch, subject)
             if plan.archives:
-                _check_whole(view, subject, single=single)
+                _check_whole(plan, view, subject, single=single)
             batch.commit()
         self._trees.lay_out(plan.digest, view)
         name = next(iter(view.root.children)) if single else ""
@@ -89,17 +88,21 @@ class Layouter:
     def _unpacked(self, plan: Plan, batch: ObjectBatch, progress: Progress, subject: str) -> View:
         limits = self._limits()
         caps = UnpackLimits(members=limits.files, size=limits.artifact_bytes, ratio=limits.unpack_ratio)
-        extractor = Extractor(plan.selection, batch, caps)
-        for number, archive in enumerate(plan.archives, 1):
-            progress.activity = f"unpacking archive {number} of {len(plan.archives)}"
-            where = f"{subject}, layer {archive.layer} ({archive.blob.digest.short})"
-            opener = partial(self._open, archive.blob.digest)
-            extractor.extract(Source(archive=archive, open_blob=opener, subject=where))
-        path = plan.selection.path
-        return extractor.view.rooted(path) if path else extractor.view
+        sources = [self._source(archive, subject) for archive in plan.archives]
+        progress.activity = "looking for what hard links mean"
+        extractor = Extractor(plan.selection, batch, caps, needed(sources, plan.selection, caps))
+        for number, source in enumerate(sources, 1):
+            progress.activity = f"unpacking archive {number} of {len(sources)}"
+            extractor.extract(source)
+        if path := plan.selection.path:
+            _refuse_links(path, extractor, subject)
+            return extractor.view.rooted(path)
+        return extractor.view
 
-    def _open(self, digest: Digest) -> BinaryIO:
-        return self._content.open(digest)
+    def _source(self, archive: PlanArchive, subject: str) -> Source:
+        blob = archive.blob.digest
+        where = f"{subject}, layer {archive.layer} ({blob.short})"
+        return Source(archive=archive, open_blob=partial(self._content.open, blob), subject=where)
 
     def _add(self, view: View, entry: PlanEntry, batch: ObjectBatch, subject: str) -> None:
         blob = entry.blob
@@ -128,14 +131,24 @@ def _check_selected(plan: Plan, view: View, subject: str) -> None:
         )
 
 
-def _check_whole(view: View, subject: str, *, single: bool) -> None:
+def _check_whole(plan: Plan, view: View, subject: str, *, single: bool) -> None:
     if pair := view.look_alikes():
         one, other = _told_apart(pair)
         raise HostileContentError(subject, f"{one} and {other} look the same", "push it again under distinct names")
-    if single and len(view.root.children) > 1:
+    if single and plan.selection.metadata:
         raise InvalidRequestError(subject, "metadata needs a directory, and path names a file", "leave one of them out")
-    if single and any(isinstance(node, Link) for node in view.root.children.values()):
-        raise InvalidRequestError(subject, "path names a symbolic link", "name what it points to")
+    if single and len(view.root.children) > 1:
+        cause = "what path names is a file of an archive and a directory of other layers"
+        raise HostileContentError(subject, cause, "push the artifact again under distinct names")
+
+
+def _refuse_links(path: Name, extractor: Extractor, subject: str) -> None:
+    """See to it that `path` is no symbolic link and leads over none; links are never followed by us."""
+    for name in (*path.parents, path):
+        if isinstance(node := extractor.find(name), Link):
+            link, target = (printable(text, 80) for text in (str(name), node.written))
+            cause = f'path leads over "{link}", which is a symbolic link to "{target}"'
+            raise InvalidRequestError(subject, cause, "name what it points to")
 
 
 def _told_apart(names: tuple[Name, Name]) -> list[str]:

@@ -2,21 +2,21 @@
 
 An archive is put together in a view of its own first, where no name may come twice, and then merged: an image's
 layer may replace and white out what came before, any other archive may not. Links are resolved in these tables and
-never on a disk: a hard link is a second name of a file already seen, a symbolic link is kept as the shortest way to
-what it means inside the volume, so that no chain of links leads out.
+never on a disk: a hard link is a second name of a file or link already seen, a symbolic link is kept as the shortest
+way to what it means inside the volume, so that no chain of links leads out.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from csi_oras.errors import HostileContentError, printable
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.plan import PlanArchive
 from csi_oras.oci.selection import Selection
-from csi_oras.oci.view import ConflictError, File, Link, View
+from csi_oras.oci.view import ConflictError, Directory, File, Link, Node, View
 from csi_oras.unpack.names import link_target, member_name, plain
-from csi_oras.unpack.reader import Reader, Source, UnpackLimits
+from csi_oras.unpack.reader import Reader, Source, UnpackLimits, hostile
 from csi_oras.unpack.tar import Member, MemberKind
 
 _WHITEOUT = ".wh."
@@ -35,22 +35,27 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class _Layer:
-    """What one archive brings: its names, the files that its hard links may mean, and what it takes away."""
+    """What one archive brings: names that are selected, names that are needed by others, and what it takes away."""
 
+    archive: PlanArchive
     view: View = field(default_factory=View)
-    files: dict[Name, File] = field(default_factory=dict)
+    unseen: View = field(default_factory=View)
     whiteouts: list[Name] = field(default_factory=list)
     opaque: list[Name | None] = field(default_factory=list)
 
 
 class Extractor:
-    """Puts archives together in one view, in the order in which they are given."""
+    """Puts archives together in one view, in the order in which they are given.
 
-    def __init__(self, selection: Selection, sink: Sink, limits: UnpackLimits) -> None:
+    `needed` names what nobody sees and hard links that are selected mean.
+    """
+
+    def __init__(self, selection: Selection, sink: Sink, limits: UnpackLimits, needed: frozenset[Name]) -> None:
         self.view = View()
+        self._unseen = View()
         self._selection = selection
+        self._needed = needed
         self._sink = sink
-        self._limits = limits
         self._reader = Reader(limits)
 
     def extract(self, source: Source) -> None:
@@ -61,94 +66,83 @@ class Extractor:
             DigestMismatchError: it is another archive than the artifact says.
             LimitExceededError: it is larger, unpacked, than node policy allows.
         """
-        layer = _Layer()
-        linked = self._linked(source) if self._selection.narrows else frozenset()
-        for member, content in self._reader.read(source, lambda: layer.view.implied):
+        layer = _Layer(source.archive)
+        for member, content in self._reader.read(source, lambda: layer.view.implied + layer.unseen.implied):
             try:
-                self._take(layer, source.archive, member, content, linked)
+                self._take(layer, member, content)
             except (ConflictError, UnsafeNameError) as error:
-                raise _hostile(source.subject, member, str(error)) from None
+                raise hostile(source.subject, member, str(error)) from None
         try:
-            self._merge(layer, replace=source.archive.is_image_layer)
+            self._merge(layer)
         except ConflictError as error:
             raise HostileContentError(
                 source.subject, str(error), "push the artifact again under distinct names"
             ) from None
 
-    def _linked(self, source: Source) -> frozenset[Name]:
-        """Return what selected hard links mean, so that it is kept though it may not be selected itself."""
-        found = set()
-        archive = replace(source.archive, content=None)  # it is checked when it is read again
-        for member, _ in Reader(self._limits).read(replace(source, archive=archive)):
-            if member.kind is MemberKind.HARDLINK:
-                try:
-                    name, target = member_name(archive, member.name), member_name(archive, member.target)
-                except UnsafeNameError as error:
-                    raise _hostile(source.subject, member, str(error)) from None
-                if name and target and not self._selection.refusal(name):
-                    found.add(target)
-        return frozenset(found)
+    def find(self, name: Name) -> Node | None:
+        """Return what is at `name` in what was extracted so far, be it selected or only needed."""
+        return self.view.find(name) or self._unseen.find(name)
 
-    def _take(
-        self,
-        layer: _Layer,
-        archive: PlanArchive,
-        member: Member,
-        content: Iterator[memoryview],
-        linked: frozenset[Name],
-    ) -> None:
-        if archive.is_image_layer and _takes_away(layer, member):
+    def _take(self, layer: _Layer, member: Member, content: Iterator[memoryview]) -> None:
+        if layer.archive.is_image_layer and _takes_away(layer, member):
             return
-        name = member_name(archive, member.name)
+        name = member_name(layer.archive, member.name)
         if member.kind is not MemberKind.DIRECTORY and (name is None or member.name.endswith("/")):
             raise UnsafeNameError("has the name of a directory, and is none")
         if name is None:  # the root is there already, and keeps its mode
             return
-        selected = not self._selection.refusal(name)
-        if member.kind is MemberKind.DIRECTORY:
-            if selected:
-                layer.view.add_directory(name)
-        elif member.kind is MemberKind.FILE:
-            self._take_file(layer, name, member, content, selected=selected, wanted=selected or name in linked)
-        elif member.kind is MemberKind.SPECIAL:
-            if selected:
-                raise UnsafeNameError(f"is {member.target}")
-        elif selected and not archive.skips_links:
-            layer.view.add(name, self._link(layer, archive, member, name))
-
-    def _take_file(
-        self, layer: _Layer, name: Name, member: Member, content: Iterator[memoryview], *, selected: bool, wanted: bool
-    ) -> None:
-        if not wanted:
+        is_selected = not self._selection.refusal(name)
+        if not is_selected and name not in self._needed:
             return
-        if selected and layer.view.find(name) is not None:  # before it is written
+        view = layer.view if is_selected else layer.unseen
+        match member.kind:
+            case MemberKind.DIRECTORY:
+                view.add_directory(name)
+            case MemberKind.FILE:
+                view.add(name, self._file(view, name, member, content))
+            case MemberKind.SPECIAL if is_selected:
+                raise UnsafeNameError(f"is {member.target}")
+            case MemberKind.SYMLINK if not layer.archive.skips_links:
+                view.add(name, self._symlink(layer, name, member.target, is_selected=is_selected))
+            case MemberKind.HARDLINK if not layer.archive.skips_links:
+                view.add(name, self._hard_link(layer, name, member.target, is_selected=is_selected))
+
+    def _file(self, view: View, name: Name, member: Member, content: Iterator[memoryview]) -> File:
+        if view.find(name) is not None:  # before it is written
             raise ConflictError("is there twice")
-        mode = 0o555 if member.mode & _EXECUTABLE else 0o444
-        file = layer.files[name] = self._sink.add(content, member.size, mode)
         self._reader.kept += member.size
-        if selected:
-            layer.view.add(name, file)
+        return self._sink.add(content, member.size, 0o555 if member.mode & _EXECUTABLE else 0o444)
 
-    def _link(self, layer: _Layer, archive: PlanArchive, member: Member, name: Name) -> File | Link:
-        if member.kind is MemberKind.SYMLINK:
-            root = self._selection.path.components if self._selection.path else ()
-            return Link(link_target(member.target, name, root, may_be_absolute=archive.is_image_layer))
-        target = member_name(archive, member.target)
-        file = layer.files.get(target) if target else None
-        if file is None and target and archive.is_image_layer:
-            below = self.view.find(target)
-            file = below if isinstance(below, File) else None
-        if file is None:
-            raise UnsafeNameError(f'is a hard link to "{printable(member.target, 80)}", which is no file seen before')
-        layer.files[name] = file
-        return file
+    def _symlink(self, layer: _Layer, name: Name, target: str, *, is_selected: bool) -> Link:
+        if not is_selected:  # what it means depends on the hard link that needs it
+            return Link("", target)
+        path = self._selection.path
+        root = path.components if path and path != name else ()
+        return Link(link_target(target, name, root, may_be_absolute=layer.archive.is_image_layer), target)
 
-    def _merge(self, layer: _Layer, *, replace: bool) -> None:
-        for directory in layer.opaque:
-            self.view.empty(directory)
-        for name in layer.whiteouts:
-            self.view.remove(name)
-        self.view.merge(layer.view, replace=replace)
+    def _hard_link(self, layer: _Layer, name: Name, text: str, *, is_selected: bool) -> File | Link:
+        target = member_name(layer.archive, text)
+        meant = self._seen(layer, target) if target else None
+        if meant is None or isinstance(meant, Directory):
+            raise UnsafeNameError(f'is a hard link to "{printable(text, 80)}", which is no file or link seen before')
+        if isinstance(meant, Link):  # one text under two names, which reads differently in another directory
+            try:
+                return self._symlink(layer, name, meant.written, is_selected=is_selected)
+            except UnsafeNameError as error:
+                raise UnsafeNameError(f'is a hard link to "{printable(text, 80)}", which here {error}') from None
+        return meant
+
+    def _seen(self, layer: _Layer, name: Name) -> Node | None:
+        found = layer.view.find(name) or layer.unseen.find(name)
+        return self.find(name) if found is None and layer.archive.is_image_layer else found
+
+    def _merge(self, layer: _Layer) -> None:
+        for view, added in ((self.view, layer.view), (self._unseen, layer.unseen)):
+            for directory in layer.opaque:
+                view.empty(directory)
+            for name in layer.whiteouts:
+                view.remove(name)
+            view.merge(added, replace=layer.archive.is_image_layer or view is self._unseen)
 
 
 def _takes_away(layer: _Layer, member: Member) -> bool:
@@ -163,11 +157,3 @@ def _takes_away(layer: _Layer, member: Member) -> bool:
         hidden = last.removeprefix(_WHITEOUT)
         layer.whiteouts.append(Name.parse(f"{directory}/{hidden}" if directory else hidden, portable=False))
     return True
-
-
-def _hostile(subject: str, member: Member, cause: str) -> HostileContentError:
-    return HostileContentError(
-        subject,
-        f'member "{printable(member.name, 80)}" {cause}',
-        "leave it out with exclude where that is possible, or push the artifact again",
-    )

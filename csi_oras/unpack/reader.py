@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from csi_oras.errors import DigestMismatchError, LimitExceededError
+from csi_oras.errors import DigestMismatchError, HostileContentError, LimitExceededError, printable
 from csi_oras.oci.digest import Digest, Hasher
 from csi_oras.oci.plan import PlanArchive
 from csi_oras.unpack.ahead import ahead
@@ -99,3 +99,12 @@ def _check_digest(expected: Digest, hasher: Hasher, subject: str) -> None:
             f"unpacks to an archive with digest {expected.algorithm}:{hasher.hexdigest()}, not {expected}",
             "push it again, or report it",
         )
+
+
+def hostile(subject: str, member: Member, cause: str) -> HostileContentError:
+    """Return what to raise of a member that nobody may unpack."""
+    return HostileContentError(
+        subject,
+        f'member "{printable(member.name, 80)}" {cause}',
+        "leave it out with exclude where that is possible, or push the artifact again",
+    )

@@ -11,6 +11,7 @@ from csi_oras.oci.plan import Compression, PlanArchive
 from csi_oras.oci.selection import Selection
 from csi_oras.oci.view import Directory, File, Link, View
 from csi_oras.unpack.extract import Extractor, Sink
+from csi_oras.unpack.needed import needed
 from csi_oras.unpack.reader import Source, UnpackLimits
 
 SUBJECT = "reg.example/a/b:v1, layer 0 (0123456789ab)"
@@ -91,7 +92,7 @@ def extract(
     sources: Sequence[Source], sink: Sink, selection: Selection = EVERYTHING, limits: UnpackLimits = LIMITS
 ) -> Extractor:
     """Unpack archives as a pull does."""
-    extractor = Extractor(selection, sink, limits)
+    extractor = Extractor(selection, sink, limits, needed(sources, selection, limits))
     for one in sources:
         extractor.extract(one)
     return extractor
