@@ -96,6 +96,17 @@ def test_name_below_a_directory_is_the_rest_and_never_a_sibling() -> None:
     assert [name.below(Name.parse(other)) for other in ("a/b/c", "b", "a/bb", "a/b/c/d")] == [None] * 4
 
 
+def test_name_joined_is_held_to_the_limits_of_the_whole() -> None:
+    assert Name.parse("a/b").joined(Name.parse("c/d")) == Name.parse("a/b/c/d")
+    deep, long = Name(("d",) * 32), Name(("x" * 255,) * 7)
+    assert len(deep.joined(deep).components) == 64
+    with pytest.raises(UnsafeNameError, match='deeper than 64 directories in "d/d/'):
+        deep.joined(Name.parse("e").joined(deep))
+    assert len(str(long.joined(long))) == 3583
+    with pytest.raises(UnsafeNameError, match='longer than 3584 bytes in "xxx'):
+        long.joined(Name.parse("ab").joined(long))
+
+
 def test_name_parents_are_the_directories_outermost_first() -> None:
     assert [str(parent) for parent in Name.parse("a/b/c").parents] == ["a", "a/b"]
     assert Name.parse("a").parents == []

@@ -109,6 +109,15 @@ def test_links_are_kept_as_the_shortest_way() -> None:
     }
 
 
+def test_way_of_a_link_is_no_longer_than_any_file_system_takes() -> None:
+    target = "/".join(["t" * 100] * 10)
+    assert len(target) == 1009
+    assert extracted(tar(sym("a/b/c/d/l", "/".join([*[".."] * 4, target])))) == {
+        "a": None, "a/b": None, "a/b/c": None, "a/b/c/d": None, "a/b/c/d/l": f"-> ../../../../{target}",
+    }  # fmt: skip
+    assert "more than 1023 bytes" in refused(tar(sym("a/b/c/d/e/l", "/".join([*[".."] * 5, target])))).message
+
+
 def test_chain_of_links_cannot_lead_out() -> None:
     found = extracted(tar(sym("p/q/s", "../.."), sym("t", "p/q/s/../x")))
     assert found["t"] == "-> p/q/x"

@@ -9,12 +9,12 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Self
 
-from csi_oras.errors import INVISIBLE
+from csi_oras.errors import INVISIBLE, printable
 
 LONGEST_COMPONENT = 255
 """Bytes, as Linux file systems have it."""
-LONGEST = 4000
-"""Bytes; PATH_MAX less what stands before it."""
+LONGEST = 3584
+"""Bytes; PATH_MAX (4,096) less what stands before it: the store's tree, the kubelet's pod, the container's mount."""
 DEEPEST = 64
 """Components."""
 
@@ -55,6 +55,17 @@ class Name:
         """The directories above, outermost first."""
         return [Name(self.components[:depth]) for depth in range(1, len(self.components))]
 
+    def joined(self, below: "Name") -> "Name":
+        """Return what `below` is below this directory.
+
+        Raises:
+            UnsafeNameError: together they are too long or too deep.
+        """
+        name = Name(self.components + below.components)
+        if reason := _size_refusal(str(name).encode(), len(name.components)):
+            raise UnsafeNameError(f'{reason} in "{printable(str(self), 80)}"')
+        return name
+
     def below(self, directory: "Name") -> "Name | None":
         """Return this name relative to `directory`, or None where it is not inside."""
         depth = len(directory.components)
@@ -74,18 +85,24 @@ def _refusal(text: str, *, portable: bool) -> str:
     except UnicodeEncodeError:
         return "is not valid Unicode"
     components = text.split("/")
+    too_large = _size_refusal(encoded, len(components))
     rules = (
-        (len(encoded) > LONGEST, f"is longer than {LONGEST} bytes"),
+        (too_large, too_large),
         (_CONTROL.search(text), "holds a control character"),
         (_INVISIBLE.search(text), "holds an invisible or direction-changing character"),
         # drives, streams and separators elsewhere: nobody could push it on from there
         (portable and ("\\" in text or ":" in text), "holds a backslash or a colon"),
         (text.startswith("/"), "is absolute"),
-        (len(components) > DEEPEST, f"is deeper than {DEEPEST} directories"),
         (components[0] in _RESERVED, f'uses the reserved name "{components[0]}"'),
     )
     broken = (reason for is_broken, reason in rules if is_broken)
     return next(broken, "") or next(filter(None, map(_component_refusal, components)), "")
+
+
+def _size_refusal(encoded: bytes, depth: int) -> str:
+    if len(encoded) > LONGEST:
+        return f"is longer than {LONGEST} bytes"
+    return f"is deeper than {DEEPEST} directories" if depth > DEEPEST else ""
 
 
 def _component_refusal(component: str) -> str:

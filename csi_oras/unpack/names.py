@@ -6,6 +6,8 @@ from csi_oras.errors import printable
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.plan import PlanArchive
 
+_LONGEST_WAY = 1023
+"""Bytes of a symbolic link's target on XFS, which takes fewer than any other file system of a node."""
 _LEADING = re.compile(r"(?:\./)+")
 
 
@@ -29,7 +31,19 @@ def member_name(archive: PlanArchive, text: str) -> Name | None:
     name = Name.parse(text, portable=not archive.is_image_layer)
     if archive.prefix and name != archive.prefix and name.below(archive.prefix) is None:
         raise UnsafeNameError(f'is outside of "{printable(str(archive.prefix), 80)}", which the layer is named for')
-    return Name((*archive.directory.components, *name.components)) if archive.directory else name
+    return archive.directory.joined(name) if archive.directory else name
+
+
+def hard_link_target(archive: PlanArchive, text: str) -> Name | None:
+    """Return the name that a hard link means, or None for the root.
+
+    Raises:
+        UnsafeNameError: it is none that a member could have.
+    """
+    try:
+        return member_name(archive, text)
+    except UnsafeNameError as error:
+        raise UnsafeNameError(f'is a hard link to "{printable(text, 80)}", which {error}') from None
 
 
 def link_target(target: str, name: Name, root: tuple[str, ...], *, may_be_absolute: bool) -> str:
@@ -58,7 +72,10 @@ def link_target(target: str, name: Name, root: tuple[str, ...], *, may_be_absolu
     common = 0
     while common < min(len(here), len(there)) and here[common] == there[common]:
         common += 1
-    return "/".join([".."] * (len(here) - common) + there[common:]) or "."
+    way = "/".join([".."] * (len(here) - common) + there[common:]) or "."
+    if len(way.encode()) > _LONGEST_WAY:
+        raise UnsafeNameError(f"is a symbolic link to {shown}, a way of more than {_LONGEST_WAY} bytes")
+    return way
 
 
 def _is_safe(components: list[str]) -> bool:

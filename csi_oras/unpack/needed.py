@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.selection import Selection
-from csi_oras.unpack.names import member_name
+from csi_oras.unpack.names import hard_link_target, member_name
 from csi_oras.unpack.reader import Reader, Source, UnpackLimits, hostile
 from csi_oras.unpack.tar import MemberKind
 
@@ -43,7 +43,7 @@ def _hard_links(sources: Iterable[Source], limits: UnpackLimits) -> dict[Name, s
         for member, _ in reader.read(replace(source, archive=archive)):
             if member.kind is MemberKind.HARDLINK and not archive.skips_links:
                 try:
-                    name, target = member_name(archive, member.name), member_name(archive, member.target)
+                    name, target = member_name(archive, member.name), hard_link_target(archive, member.target)
                 except UnsafeNameError as error:
                     raise hostile(source.subject, member, str(error)) from None
                 if name and target:
