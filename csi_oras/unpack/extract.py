@@ -15,14 +15,14 @@ from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.plan import PlanArchive
 from csi_oras.oci.selection import Selection
 from csi_oras.oci.view import ConflictError, Directory, File, Link, Node, View
-from csi_oras.unpack.names import link_target, member_name, plain
+from csi_oras.unpack.names import hard_link_target, link_target, member_name, plain
 from csi_oras.unpack.reader import Reader, Source, UnpackLimits, hostile
 from csi_oras.unpack.tar import Member, MemberKind
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _BOOKKEEPING = ".wh..wh."
-"""What AUFS kept for itself beside whiteouts, and old images still hold."""
+"""What AUFS kept for itself beside whiteouts, and old images still hold; image tools pass over it, too."""
 _EXECUTABLE = 0o111
 
 
@@ -121,7 +121,7 @@ class Extractor:
         return Link(link_target(target, name, root, may_be_absolute=layer.archive.is_image_layer), target)
 
     def _hard_link(self, layer: _Layer, name: Name, text: str, *, is_selected: bool) -> File | Link:
-        target = member_name(layer.archive, text)
+        target = hard_link_target(layer.archive, text)
         meant = self._seen(layer, target) if target else None
         if meant is None or isinstance(meant, Directory):
             raise UnsafeNameError(f'is a hard link to "{printable(text, 80)}", which is no file or link seen before')
@@ -146,14 +146,20 @@ class Extractor:
 
 
 def _takes_away(layer: _Layer, member: Member) -> bool:
-    """Note a whiteout (image-spec, layer.md), and say whether the member is one."""
+    """Note a whiteout (image-spec, layer.md), and say whether the member is one, or of what AUFS kept for itself."""
     above, _, last = member.name.rstrip("/").rpartition("/")
+    directory = plain(above)
+    if any(map(_is_bookkeeping, (*directory.split("/"), last))):
+        return True
     if not last.startswith(_WHITEOUT):
         return False
-    directory = plain(above)
     if last == _OPAQUE:
         layer.opaque.append(Name.parse(directory, portable=False) if directory else None)
-    elif not last.startswith(_BOOKKEEPING):
+    else:
         hidden = last.removeprefix(_WHITEOUT)
         layer.whiteouts.append(Name.parse(f"{directory}/{hidden}" if directory else hidden, portable=False))
     return True
+
+
+def _is_bookkeeping(component: str) -> bool:
+    return component.startswith(_BOOKKEEPING) and component != _OPAQUE
