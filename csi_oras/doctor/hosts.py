@@ -75,20 +75,40 @@ def _outcome(host: RegistryHost, result: Callable[[float], HostAnswer], until: f
         return HostAnswer(host=host, error=RegistryUnavailableError(str(host.origin), cause, remedy))
 
 
-def check(answer: HostAnswer, serving: HostAnswer | None) -> Check:
-    """Return what an answer means, when `serving` is who would serve a pull."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The way of a pull: who tells what the reference means, and who is asked first for the bytes of that."""
+
+    digest: Digest
+    resolving: RegistryHost
+    serving: RegistryHost
+
+
+def route(answers: Iterable[HostAnswer], reference: Reference) -> Route | None:
+    """Return the way that a pull would go by these answers, if there is one."""
+    good = [answer for answer in answers if answer.digest]
+    telling = good if reference.digest else [answer for answer in good if answer.host.can(Capability.RESOLVE)]
+    if not telling or telling[0].digest is None:
+        return None
+    digest = telling[0].digest
+    serving = next(answer.host for answer in good if answer.digest == digest)
+    return Route(digest=digest, resolving=telling[0].host, serving=serving)
+
+
+def check(answer: HostAnswer, way: Route | None) -> Check:
+    """Return what an answer means for a pull that would go this way."""
     name = "registry" if answer.host.is_own else "mirror"
     said = f"{answer.host.url} ({', '.join(answer.capabilities)})"
-    if answer.digest and serving and answer.digest != serving.digest:
-        message = f"{said} has another one than the host before it: {answer.digest}"
+    if answer.digest and way and answer.digest != way.digest:
+        message = f"{said} has another one than {way.resolving.origin}, which is asked before: {answer.digest}"
         return Check.warning(name, message, "wait until the mirror has caught up, or use digests")
     if answer.digest:
         return Check.ok(name, f"{said} has it, and answered in {answer.seconds * 1000:.0f} ms")
     if answer.error is None:
         return Check.ok(name, f"{said} is not asked for this")
     message = f"{said}: {_words(answer.error, answer.host)}"
-    if serving:
-        return Check.warning(name, f"{message}; {serving.host.origin} serves instead", answer.error.remedy)
+    if way:
+        return Check.warning(name, f"{message}; {way.serving.origin} serves instead", answer.error.remedy)
     return Check.failed(name, message, answer.error.remedy)
 
 

@@ -40,7 +40,9 @@ class Inquiry:
 
 def examine(inquiry: Inquiry) -> Finding:
     """Find out what a pull would meet; where policy forbids it, no registry is asked and no credential shown."""
-    asked = Finding(document={"reference": str(inquiry.reference), "digest": None, "servedBy": None})
+    asked = Finding(
+        document={"reference": str(inquiry.reference), "digest": None, "resolvedBy": None, "servedBy": None}
+    )
     allowed, policy = _look_at_policy(inquiry)
     asked += policy
     root = inquiry.reference.digest
@@ -133,8 +135,8 @@ def _ask_hosts(
 
     listed, directory = registries.hosts(repository.registry), directories.directory_of(repository.registry)
     answers = hosts.ask_all(listed, open_host, reference, inquiry.policy.limits.manifest_bytes)
-    serving = next((answer for answer in answers if answer.digest), None)
-    checks = tuple(hosts.check(answer, serving) for answer in answers)
+    way = hosts.route(answers, reference)
+    checks = tuple(hosts.check(answer, way) for answer in answers)
     document: dict[str, Any] = {
         "hostsFile": str(directory / HOSTS_FILE) if directory else None,
         "hosts": [_host(answer, check) for answer, check in zip(answers, checks, strict=True)],
@@ -142,12 +144,13 @@ def _ask_hosts(
     if directory:
         named = Check.ok("hosts", f"they are asked in the order of {directory / HOSTS_FILE}")
         checks = (named, *checks)
-    if serving is None:
+    if way is None:
         failed = Check.failed("artifact", "no host serves it", "see what each of them says")
         return None, Finding(checks=(*checks, failed), document=document)
-    document |= {"digest": str(serving.digest), "servedBy": serving.host.url}
-    served = Check.ok("artifact", f"{serving.host.url} would serve it: {serving.digest}")
-    return serving.digest, Finding(checks=(*checks, served), document=document)
+    document |= {"digest": str(way.digest), "resolvedBy": way.resolving.url, "servedBy": way.serving.url}
+    told = "" if way.serving is way.resolving else f", as {way.resolving.url} says"
+    served = Check.ok("artifact", f"{way.serving.url} would serve it: {way.digest}{told}")
+    return way.digest, Finding(checks=(*checks, served), document=document)
 
 
 def _host(answer: HostAnswer, check: Check) -> dict[str, Any]:
