@@ -14,6 +14,7 @@ from csi_oras.oci.plan import Compression
 from csi_oras.oci.selection import Selection
 from csi_oras.oci.view import File
 from csi_oras.unpack.reader import UnpackLimits
+from tests.support import tars
 from tests.support.unpacking import (
     LIMITS,
     SUBJECT,
@@ -252,6 +253,12 @@ def test_special_file_is_refused_unless_it_is_left_out(kind: bytes) -> None:
     assert 'member "dev/x" is a ' in refused(data).message
     assert 'member "dev/x" is a ' in refused(data, is_image_layer=True).message
     assert extracted(data, selection=Selection(exclude=(Glob.parse("dev"),))) == {"a": b"x"}
+
+
+def test_sparse_file_is_refused_unless_it_is_left_out() -> None:
+    data = tars.tar([{"name": "holes", "content": "x", "pax": {"GNU.sparse.map": "0,1"}}, {"name": "a"}])
+    assert 'member "holes" is a sparse file, which tar makes with --sparse' in refused(data).message
+    assert extracted(data, selection=Selection(exclude=(Glob.parse("holes"),))) == {"a": b"a"}
 
 
 def test_links_are_passed_over_where_the_kind_does_so() -> None:

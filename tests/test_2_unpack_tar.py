@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csi_oras.errors import HostileContentError, UnacceptableError, UnsupportedContentError
+from csi_oras.errors import HostileContentError, UnacceptableError
 from csi_oras.unpack.header import MOST_BYTES
 from csi_oras.unpack.tar import MOST_EXTENSION_BYTES, MOST_GLOBAL_HEADERS, Member, MemberKind, members
 from tests.support.tars import Description, entry, header, pax, tar
@@ -136,13 +136,21 @@ def test_members_of_gnu_tars_archives_are_what_was_packed(tar_format: str, tmp_p
 @pytest.mark.parametrize(
     "flags", [["--format=gnu"], *(["--format=posix", f"--sparse-version={n}"] for n in ("0.0", "0.1", "1.0"))]
 )
-def test_members_of_gnu_tars_sparse_archives_are_unsupported(flags: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("extents", [0, 1, 4, 5, 26, 60])
+def test_members_behind_gnu_tars_sparse_files_are_read(flags: list[str], extents: int, tmp_path: Path) -> None:
     with (tmp_path / "holes").open("wb") as sparse:
-        sparse.truncate(1 << 24)
+        for number in range(extents):
+            sparse.seek(number << 20)
+            sparse.write(b"x" * 5000)
+        sparse.truncate(1 << 26)
+    (tmp_path / "plain").write_bytes(b"plain")
     archive = subprocess.run(
-        ["tar", *flags, "-S", "-cf", "-", "holes"], cwd=tmp_path, stdout=subprocess.PIPE, check=True
+        ["tar", *flags, "-S", "-cf", "-", "holes", "plain"], cwd=tmp_path, stdout=subprocess.PIPE, check=True
     )
-    assert "is a sparse file; pack it without --sparse" in refusal(archive.stdout, UnsupportedContentError)
+    (holes, _), (plain, content) = read(archive.stdout)
+    assert (holes.name, holes.kind) == ("holes", MemberKind.SPECIAL)
+    assert holes.target == "a sparse file, which tar makes with --sparse"
+    assert (plain.name, content) == ("plain", b"plain")
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
@@ -274,6 +282,11 @@ def record(text: str) -> list[Description]:
 
 
 HOSTILE: dict[str, tuple[list[Description], str]] = {
+    "sparse file of another tar": ([{"name": "a", "type": "sparse"}], '"a" is a sparse file, and not as GNU tar'),
+    "sparse files by a global header": (
+        [{"name": "a", "global": {"GNU.sparse.major": 1}}],
+        "sets the name or size of every member",
+    ),
     "GNU directory dump": ([{"name": "d", "type": "D"}], '"d" is a GNU directory dump'),
     "GNU multi-volume": ([{"name": "a", "type": "M"}], '"a" is the rest of a file in another volume'),
     "GNU label": ([{"name": "backup", "type": "V"}], '"backup" is a volume label'),
@@ -390,18 +403,30 @@ def test_members_of_hostile_archive_are_refused(row: str) -> None:
     assert cause in refusal(tar(descriptions))
 
 
-SPARSE: dict[str, Description] = {
-    "old": {"name": "a", "type": "sparse"},
-    "map": {"name": "a", "pax": {"GNU.sparse.map": "0,1"}},
-    "1.0": {"name": "a", "pax": {"GNU.sparse.major": 1, "GNU.sparse.minor": 0, "GNU.sparse.realsize": 1 << 63}},
-    "name": {"name": "a", "pax": {"GNU.sparse.name": "../../evil"}},
-    "global": {"name": "a", "global": {"GNU.sparse.major": 1}},
+SPARSE: dict[str, tuple[Description, str]] = {
+    "old": ({"name": "a", "type": "sparse", "content": "x", "fields": {"magic": "ustar  \0"}}, "a"),
+    "map": ({"name": "a", "content": "x", "pax": {"GNU.sparse.map": "0,1"}}, "a"),
+    "1.0": (
+        {"name": "a", "pax": {"GNU.sparse.major": 1, "GNU.sparse.minor": 0, "GNU.sparse.realsize": 1 << 63}},
+        "a",
+    ),
+    "name": ({"name": "a", "pax": {"path": "b", "GNU.sparse.name": "../../evil"}}, "../../evil"),
+    "link": ({"name": "a", "type": "symlink", "link": "x", "pax": {"GNU.sparse.major": 1}}, "a"),
 }
 
 
 @pytest.mark.parametrize("row", SPARSE)
-def test_members_that_are_sparse_are_unsupported(row: str) -> None:
-    assert "is a sparse file; pack it without --sparse" in refusal(tar([SPARSE[row]]), UnsupportedContentError)
+def test_member_that_is_sparse_is_special_under_its_own_name(row: str) -> None:
+    description, name = SPARSE[row]
+    (sparse, _), (after, content) = read(tar([description, {"name": "after"}]))
+    assert (sparse.name, sparse.kind) == (name, MemberKind.SPECIAL)
+    assert (after.name, content) == ("after", b"after")
+
+
+def test_sparse_file_whose_map_has_no_end_is_refused() -> None:
+    fields = {"magic": "ustar  \0", "prefix": "\1" * 138}  # of which the last one says that the map goes on
+    archive = tar([{"name": "a", "type": "sparse", "fields": fields, "content": "\1" * 5000}], end=b"")
+    assert 'the archive ends in the middle of "a"' in refusal(archive)
 
 
 @pytest.mark.parametrize("content", [b"a", b"not a tar" * 100, bytes(100), b"\x1f\x8b" + bytes(2000), b"\xff" * BLOCK])

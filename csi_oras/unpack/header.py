@@ -10,6 +10,7 @@ MOST_BYTES = 1 << 62
 """No size may be larger: sums of two fit the 64 bits that others count with."""
 _CHECKSUM = slice(148, 156)
 _POSIX_MAGIC = b"ustar\0"
+_GNU_MAGIC = b"ustar  \0"
 _STAR_TRAILER = b"tar\0"
 _BASE_256 = 0x80
 _NEGATIVE = 0x40
@@ -28,6 +29,8 @@ class Header:
     size: int
     kind: bytes
     target: bytes
+    has_more_map: bool | None
+    """Whether blocks of a sparse file's map follow, None where it is not for GNU's headers to say so."""
 
 
 def parse(block: bytes) -> Header:
@@ -48,6 +51,7 @@ def parse(block: bytes) -> Header:
         size=_number(block[124:136], "size"),
         kind=block[156:157],
         target=_text(block[157:257]),
+        has_more_map=block[482] != 0 if block[257:265] == _GNU_MAGIC else None,
     )
 
 

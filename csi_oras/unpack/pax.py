@@ -1,7 +1,8 @@
 """PAX extended headers (POSIX.1-2017, pax): records of "length key=value", parsed strictly.
 
-Only path, linkpath and size are ours; attributes, owners and times are dropped, sparse maps are refused. The text
-comes from the archive: it is never matched by a regular expression, and its length never grows a number.
+Only path, linkpath and size are ours; attributes, owners and times are dropped, and of a sparse file only the name is
+read, to tell whether anybody wants it. The text comes from the archive: it is never matched by a regular expression,
+and its length never grows a number.
 """
 
 from dataclasses import dataclass
@@ -11,11 +12,8 @@ from csi_oras.unpack.header import MOST_BYTES, MalformedHeaderError
 _LONGEST_LENGTH = 7
 _LONGEST_SIZE = 19
 _SPARSE = b"GNU.sparse."
-_WANTED = (b"path", b"linkpath", b"size")
-
-
-class SparseMemberError(Exception):
-    """The records make a sparse file of the member."""
+_SPARSE_NAME = b"GNU.sparse.name"
+_WANTED = (b"path", b"linkpath", b"size", _SPARSE_NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +23,7 @@ class Overrides:
     path: bytes | None = None
     target: bytes | None = None
     size: int | None = None
+    is_sparse: bool = False
 
     def __bool__(self) -> bool:
         return self != Overrides()
@@ -35,23 +34,25 @@ def parse(body: bytes) -> Overrides:
 
     Raises:
         MalformedHeaderError: they are not what pax(1) would write.
-        SparseMemberError: they describe a sparse file.
 
     """
     found: dict[bytes, bytes] = {}
+    is_sparse = False
     position = 0
     while position < len(body):
         end = position + _length(body, position)
         key, value = _record(body[position:end])
         position = end
-        if key.startswith(_SPARSE):
-            raise SparseMemberError
+        is_sparse |= key.startswith(_SPARSE)
         if key in found:
             raise MalformedHeaderError(f"has a PAX header with two values for {key.decode()}")
         if key in _WANTED:
             found[key] = value
     return Overrides(
-        path=_name(found.get(b"path")), target=_name(found.get(b"linkpath")), size=_size(found.get(b"size"))
+        path=_name(found.get(_SPARSE_NAME)) or _name(found.get(b"path")),
+        target=_name(found.get(b"linkpath")),
+        size=_size(found.get(b"size")),
+        is_sparse=is_sparse,
     )
 
 

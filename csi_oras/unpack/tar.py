@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from csi_oras.errors import HostileContentError, UnsupportedContentError, printable
+from csi_oras.errors import HostileContentError, printable
 from csi_oras.unpack import header, pax
 from csi_oras.unpack.header import BLOCK_BYTES, Header, MalformedHeaderError
 from csi_oras.unpack.pax import Overrides
@@ -38,10 +38,10 @@ class MemberKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A member as its headers have it: the name unchecked, with any slash at its end; a size for files only.
+    """A member as its headers have it: the name unchecked, with any slash at its end; a size where content follows.
 
     `target` is what a link leads to: a path for a symbolic link, an earlier member's name for a hard one. Of a special
-    file, which nobody may make, it is what kind of one it is.
+    file, which nobody may make, it is what kind of one it is; sparse files are such, for nobody reads their maps.
     """
 
     name: str
@@ -61,8 +61,10 @@ _KINDS = {
     b"3": MemberKind.SPECIAL,
     b"4": MemberKind.SPECIAL,
     b"6": MemberKind.SPECIAL,
+    b"S": MemberKind.SPECIAL,
 }
-_SPECIAL = {b"3": "a character device", b"4": "a block device", b"6": "a FIFO"}
+_A_SPARSE_FILE = "a sparse file, which tar makes with --sparse"
+_SPECIAL = {b"3": "a character device", b"4": "a block device", b"6": "a FIFO", b"S": _A_SPARSE_FILE}
 _REFUSED = {
     b"D": "a GNU directory dump",
     b"M": "the rest of a file in another volume",
@@ -80,8 +82,6 @@ def members(chunks: Iterator[bytes], subject: str) -> Iterator[tuple[Member, Ite
 
     Raises:
         HostileContentError: it is no tar, is cut short, or holds what no honest tool writes.
-        UnsupportedContentError: a member is sparse.
-
     """
     stream = Stream(chunks, subject)
     headers = _Headers(stream, subject)
@@ -173,8 +173,6 @@ class _Headers:
             return pax.parse(body)
         except MalformedHeaderError as error:
             raise self._refused(f"{owner} {error}") from None
-        except pax.SparseMemberError:
-            raise self._sparse(owner) from None
 
     def _member(self, found: Header) -> Member:
         """Make a member of its header and of those before it."""
@@ -183,18 +181,31 @@ class _Headers:
         target = self._name(overrides.target, self._extensions.pop(_LONG_TARGET, None), found.target)
         self._place = f"after {_quoted(name)}"
         kind = self._kind(found.kind, name)
-        size = found.size if overrides.size is None else overrides.size
+        has_content = kind is MemberKind.FILE or found.kind == _SPARSE  # Go: whatever a link says, none follows it
+        size = (found.size if overrides.size is None else overrides.size) if has_content else 0
         if kind is MemberKind.FILE and name.endswith("/"):
             if size:  # a directory to some, a file to others
                 raise self._refused(f"{_quoted(name)} is a directory with content")
             kind = MemberKind.DIRECTORY
+        if found.kind == _SPARSE:
+            self._pass_map(found, name)
+        what = _SPECIAL.get(found.kind, "")
+        if overrides.is_sparse:
+            kind, what = MemberKind.SPECIAL, _A_SPARSE_FILE
         return Member(
-            name=name,
-            kind=kind,
-            mode=found.mode & _MODE_BITS,
-            size=size if kind is MemberKind.FILE else 0,  # Go: whatever a link says, no content follows
-            target=target if kind in _LINKS else _SPECIAL.get(found.kind, ""),
+            name=name, kind=kind, mode=found.mode & _MODE_BITS, size=size, target=target if kind in _LINKS else what
         )
+
+    def _pass_map(self, found: Header, name: str) -> None:
+        """Pass over the blocks in which GNU's sparse map goes on, and which no size tells of."""
+        has_more = found.has_more_map
+        if has_more is None:
+            raise self._refused(f"{_quoted(name)} is a sparse file, and not as GNU tar writes it")
+        while has_more:
+            block = self._stream.take(BLOCK_BYTES)
+            if len(block) < BLOCK_BYTES:
+                raise self._stream.cut_short(_quoted(name))
+            has_more = block[504] != 0
 
     def _name(self, by_pax: bytes | None, by_gnu: bytes | None, field: bytes) -> str:
         if by_pax is not None and by_gnu is not None:
@@ -215,13 +226,8 @@ class _Headers:
     def _kind(self, flag: bytes, name: str) -> MemberKind:
         if (kind := _KINDS.get(flag)) is not None:
             return kind
-        if flag == _SPARSE:
-            raise self._sparse(_quoted(name))
         what = _REFUSED.get(flag) or f"of the unknown type {_quoted(flag.decode('latin-1'))}"
         raise HostileContentError(self._subject, f"{_quoted(name)} is {what}", _WITHOUT_IT)
-
-    def _sparse(self, owner: str) -> UnsupportedContentError:
-        return UnsupportedContentError(self._subject, f"{owner} is a sparse file", "pack it without --sparse")
 
     def _refused(self, cause: str) -> HostileContentError:
         return HostileContentError(self._subject, cause, PUSH_AGAIN)
