@@ -8,6 +8,7 @@ from typing import Self
 from csi_oras.errors import BadResponseError, RegistryUnavailableError, SizeMismatchError, printable
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
+from csi_oras.registry.pace import Peer
 from csi_oras.registry.transport import Response
 
 
@@ -33,8 +34,14 @@ class BlobStream:
         self._response = response
         self.start, end = span
         self._left = end - self.start
+        response.expect(self._left)
         self.partial = partial
         self._broken = broken
+
+    @property
+    def peer(self) -> Peer:
+        """Return who sends it."""
+        return self._response.peer
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer` as far as the stream goes and return the count; 0 is the end.

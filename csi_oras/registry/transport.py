@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, cast
 from urllib.parse import SplitResult, urlsplit
 
 from csi_oras.errors import BadResponseError, RegistryUnavailableError
 from csi_oras.registry.channel import Channel
-from csi_oras.registry.pace import PacedResponse
+from csi_oras.registry.dial import dial
+from csi_oras.registry.pace import PacedResponse, Peer
 
 STALL_SECONDS = 30.0
 """Longest wait for a connection, and for the next byte on one."""
@@ -110,12 +111,21 @@ class Response:
         self._key = request.key
         self._connection = connection
         self.origin = request.origin
-        self._response = connection.getresponse()
+        self._response = cast("PacedResponse", connection.getresponse())
         self.status = self._response.status
 
     def header(self, name: str) -> str:
         """Return a header's value, or an empty text."""
         return self._response.headers.get(name) or ""
+
+    @property
+    def peer(self) -> Peer:
+        """Return who sends it."""
+        return self._response.peer
+
+    def expect(self, size: int) -> None:
+        """Let no more come than a body of `size` bytes and what frames it."""
+        self._response.bound_body(size, is_document=False)
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer` as far as the body goes and return the count; 0 is the end.
@@ -133,8 +143,9 @@ class Response:
 
         Raises:
             BadResponseError: it is longer than `limit` bytes.
-            RegistryUnavailableError: the connection broke or stalled.
+            RegistryUnavailableError: the connection broke or stalled, or it all takes too long.
         """
+        self._response.bound_body(limit, is_document=True)
         try:
             body = self._response.read(limit + 1)
         except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a chunk of negative length
@@ -167,9 +178,9 @@ class _Connection(http.client.HTTPConnection):
     response_class = PacedResponse
 
     def __init__(self, origin: Origin, context: ssl.SSLContext, channel: Channel | None, stall_seconds: float) -> None:
-        dial_seconds = channel.dial_seconds if channel else None
-        super().__init__(origin.host, origin.port, timeout=dial_seconds or stall_seconds, blocksize=_UPLOAD_BYTES)
+        super().__init__(origin.host, origin.port, blocksize=_UPLOAD_BYTES)
         self.default_port = _DEFAULT_PORTS[origin.scheme]
+        self._dial_seconds = (channel.dial_seconds if channel else None) or stall_seconds
         self._stall_seconds = stall_seconds
         self._tries_tls = origin.scheme == "http" and channel is not None and channel.tries_tls
         self._context = (
@@ -189,7 +200,7 @@ class _Connection(http.client.HTTPConnection):
             self._dial()  # its URL says plain HTTP, and that is what it speaks
 
     def _dial(self) -> None:
-        super().connect()
+        self.sock = dial(self.host, self.port, self._dial_seconds)
         self.sock.settimeout(self._stall_seconds)
 
 
