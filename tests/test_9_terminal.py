@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
+import pytest
 from rich.console import Console
 
 from csi_oras.cli.bars import Screen
 from csi_oras.demo.distribution import Distribution
 from csi_oras.telemetry.progress import Counter, Progress
 from tests.support.artifacts import Layer, Pusher
+from tests.support.driver import Driver
 from tests.support.gate import Gate
 
 _FEW_LINES = 9
@@ -133,6 +136,20 @@ def test_pull_draws_hostile_names_clean(pusher: Pusher, repository: str, tmp_pat
     reference = pusher.artifact(repository, layers)
     with _held_pull(pusher.address, reference, tmp_path, 3 << 20) as terminal:
         terminal.wait_for(r"\[red\]bold\[/red\]")
+
+
+@pytest.mark.needs("root")
+def test_publish_that_waits_says_how_far_its_pull_is(short_path: Path, pusher: Pusher, repository: str) -> None:
+    reference = pusher.artifact(repository, [Layer(content=os.urandom(20_000_000), title="model.bin")])
+    with Gate(pusher.address) as gate, Driver(short_path) as driver:
+        gate.hold_after(10_000_000)
+        asking = {"reference": reference.replace(pusher.address, gate.address)}
+        with pytest.raises(grpc.RpcError) as waiting:
+            driver.publish(driver.target(), timeout=6, **asking)
+        assert re.search(r"\d+ % \(\d\.\d MB of 20\.0 MB, [\d.]+ .?B/s, about \d+ s left\)", str(waiting.value))
+        gate.open()
+        driver.publish(driver.target(), **asking)
+        driver.unpublish(driver.target())
 
 
 def test_pull_without_a_terminal_draws_nothing(registry: Distribution, repository: str, tmp_path: Path) -> None:

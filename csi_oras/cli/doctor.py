@@ -28,6 +28,8 @@ from csi_oras.telemetry import logs
 
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red"}
 _KUBELET_DIR = Path("/var/lib/kubelet")
+_SOCKET_IN_CONTAINER = Path("/csi/csi.sock")
+"""As the manifests of `deploy/` mount it."""
 
 
 @click.command(short_help="Say what is wrong with this node, or with a reference.")
@@ -71,11 +73,17 @@ def _node(policy: config.Policy | None, options: dict[str, Any]) -> tuple[Check,
     kubelet = options["kubelet_dir"]
     node_settings = NodeSettings(
         kubelet_dir=kubelet,
-        endpoint=options["endpoint"] or f"unix://{kubelet}/plugins/{DEFAULT_DRIVER_NAME}/csi.sock",
+        endpoint=options["endpoint"] or _usual_endpoint(kubelet),
         metrics_address=options["metrics_address"],
     )
     named = settings.examinations(policy) if policy else {}
     return run({**named, **state.examinations(options["state_dir"]), **node.examinations(node_settings)})
+
+
+def _usual_endpoint(kubelet: Path) -> str:
+    """Return where the socket is: below the kubelet's directory, but for the driver's own container."""
+    socket = kubelet / "plugins" / DEFAULT_DRIVER_NAME / "csi.sock"
+    return str(_SOCKET_IN_CONTAINER if _SOCKET_IN_CONTAINER.exists() and not socket.exists() else socket)
 
 
 def _reference(wanted: Reference, policy: config.Policy, options: dict[str, Any]) -> Finding:
