@@ -11,7 +11,9 @@ from csi_oras import config
 from csi_oras.app import Application
 from csi_oras.csi.requests import parse_publish
 from csi_oras.store.volumes import VolumeState
+from csi_oras.telemetry.events import Events
 from csi_oras.volume.locks import KeyedLocks
+from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.request import PublishRequest
 from csi_oras.volume.volumes import Volumes
@@ -41,6 +43,7 @@ class Node:
             trees=self.app.paths.trees,
             platform=self.app.platform,
             locks=locks,
+            notices=Notices(Events(None, self.app.metrics)),
         )
         self.recovery = Recovery(self.records, kubelet, locks)
 

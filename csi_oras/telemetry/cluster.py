@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
-from lightkube import Client, ConfigError, KubeConfig
+from lightkube import ApiError, Client, ConfigError, KubeConfig
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event as EventResource
@@ -86,7 +86,9 @@ class Cluster:
         )
 
     def _refusal(self, error: httpx2.HTTPStatusError) -> tuple[EventOutcome, str]:
-        code, cause = error.response.status_code, printable(error.response.text, _LONGEST_CAUSE)
+        code = error.response.status_code
+        said = error.status.message if isinstance(error, ApiError) else ""
+        cause = printable(f"{code}: {said or error.response.reason_phrase}", _LONGEST_CAUSE)
         if code == _CONFLICT:  # an attempt before, whose answer was lost
             return EventOutcome.SENT, ""
         if code == _FORBIDDEN:

@@ -33,7 +33,7 @@ class Notices:
         name = str(artifact.reference)
         if artifact.pull_seconds is not None:
             size, fetched = human_size(artifact.size), human_size(artifact.fetched)
-            text = f"{size} in {artifact.pull_seconds:.1f} s, {fetched} of it from the registry"
+            text = f"{size} in {artifact.pull_seconds:.2f} s, {fetched} fetched"
             self._events.emit(pod, Reason.PULLED, name, f"Pulled artifact {name}: {text}")
         if artifact.warnings:
             text = f"Let through with a warning, as node policy says: {'; '.join(artifact.warnings)}"
