@@ -15,7 +15,7 @@ from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import Name
 from csi_oras.oci.plan import Compression
 from csi_oras.oci.selection import Selection
-from csi_oras.oci.view import View
+from csi_oras.oci.view import Directory, View
 from csi_oras.unpack.extract import Extractor
 from csi_oras.unpack.needed import needed
 from csi_oras.unpack.reader import UnpackLimits
@@ -38,9 +38,8 @@ UNPACK: dict[Compression, Callable[[bytes], bytes]] = {
 }
 
 _COMPONENTS = [
-    "a", "b", "c", "d", "..", ".", "", "...", "a..b", ".wh.a", ".wh.b", ".wh..wh..opq", ".wh..", ".wh...", ".wh.",
-    ".oci",
-    ".csi-oras", "\u202e", "é", "e\u0301", "x" * 255, "y" * 256, "a\0b", "a\nb", "\udcff", "\u200b", "C:", "a\\b",
+    "a", "b", "c", "d", "..", ".", "", "...", "a..b", ".wh.a", ".wh.b", ".wh..wh..opq", ".wh..wh.plnk", ".wh..", ".wh...",
+    ".wh.", ".oci", ".csi-oras", "\u202e", "é", "e\u0301", "x" * 255, "y" * 256, "a\0b", "a\nb", "\udcff", "\u200b", "C:", "a\\b",
     "d" * 99,
 ]  # fmt: skip
 paths = st.builds(
@@ -51,7 +50,18 @@ paths = st.builds(
 )
 _RECORDS = st.dictionaries(
     st.sampled_from(
-        ["path", "linkpath", "size", "mtime", "comment", "GNU.sparse.major", "SCHILY.xattr.user.x", "raw", ""]
+        [
+            "path",
+            "linkpath",
+            "size",
+            "mtime",
+            "comment",
+            "GNU.sparse.major",
+            "GNU.sparse.name",
+            "SCHILY.xattr.user.x",
+            "raw",
+            "",
+        ]
     ),
     paths | st.sampled_from(["0", "5", "512", "-1", "9" * 20, "1e3", "10 path=b\n", "99 a=b\n"]),
     min_size=1,
@@ -78,10 +88,10 @@ members = st.fixed_dictionaries(
         "repeat": st.sampled_from([1, 2, 600]),
     },
 )  # fmt: skip
+_NAMES = st.sampled_from(["a", "b", "d/a", "d/b", "d/e/a", "l", "d"])
 _PLAIN = st.fixed_dictionaries(
-    {"name": st.sampled_from(["a", "b", "d/a", "d/b", "d/e/a", "l", "d"]),
-     "type": st.sampled_from(["file", "file", "directory", "symlink", "hardlink"])},
-    optional={"link": paths, "mode": st.sampled_from(["755", "644"])},
+    {"name": _NAMES, "type": st.sampled_from(["file", "file", "directory", "symlink", "hardlink", "hardlink"])},
+    optional={"link": _NAMES | paths, "mode": st.sampled_from(["755", "644"])},
 )  # fmt: skip
 
 
@@ -134,6 +144,7 @@ _SELECTIONS = st.sampled_from([
     Selection(path=Name(("d",))),
     Selection(include=(Glob.parse("d/**"), Glob.parse("a"))),
     Selection(exclude=(Glob.parse("a"),)),
+    Selection(include=(Glob.parse("b"), Glob.parse("l"))),
 ])  # fmt: skip
 
 
@@ -182,20 +193,36 @@ def check(case: Case) -> bool:
     """Unpack, hold whatever comes of it to what must be, and say whether anything was taken."""
     started = time.monotonic()
     view = View()
-    sources = [source(content, case.compression, is_image_layer=case.is_image_layer) for content in case.contents]
+    taken = True
     try:
-        extractor = Extractor(case.selection, Contents(), LIMITS, needed(sources, case.selection, LIMITS))
-        view = extractor.view
-        for one in sources:
-            extractor.extract(one)
+        _extract(case, view, case.selection)
     except CsiOrasError as error:
         assert_refusal(error, SUBJECT)
         taken = False
-    else:
-        taken = True
     assert_view(view)
-    path = case.selection.path
-    if path:
-        assert_view(view.rooted(path))
+    if case.selection.path:
+        assert_view(view.rooted(case.selection.path))
+    if taken and case.selection.narrows:
+        _assert_part_of_the_whole(case, view)
     assert time.monotonic() - started < SLOWEST_SECONDS
     return taken
+
+
+def _extract(case: Case, view: View, selection: Selection) -> None:
+    """Unpack into `view`, which also has what came out before a refusal."""
+    sources = [source(content, case.compression, is_image_layer=case.is_image_layer) for content in case.contents]
+    extractor = Extractor(selection, Contents(), LIMITS, needed(sources, selection, LIMITS))
+    extractor.view = view
+    for one in sources:
+        extractor.extract(one)
+
+
+def _assert_part_of_the_whole(case: Case, view: View) -> None:
+    """Hold files and links that are selected to what they are where everything is."""
+    whole = View()
+    try:
+        _extract(case, whole, Selection())
+    except CsiOrasError:
+        return  # of what is not selected
+    for components, node in view.walk():
+        assert isinstance(node, Directory) or whole.find(Name(components)) == node
