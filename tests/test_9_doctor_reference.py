@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -227,6 +228,11 @@ def test_certificate_that_is_not_trusted_fails_with_a_remedy(examine: Examine, c
         assert "its certificate is not trusted" in examine(reference).said("registry")
         certs.write(tls.address, f'server = "{tls.url()}"\nca = "{authority.ca}"')
         assert examine(reference).code == 0
+        (certs.directory(tls.address) / "hosts.toml").unlink()  # as docker has them, without one
+        shutil.copy(authority.ca, certs.directory(tls.address) / "ca.crt")
+        told = examine(reference).document["reference"]
+        assert told["hostsFile"] == str(certs.directory(tls.address))
+        assert told["servedBy"]
 
 
 @pytest.mark.parametrize(

@@ -133,17 +133,16 @@ def _ask_hosts(
     def open_host(host: RegistryHost) -> RepositoryClient:
         return registries.at(host, repository, credential)
 
-    listed, directory = registries.hosts(repository.registry), directories.directory_of(repository.registry)
+    listed, source = registries.hosts(repository.registry), _source(directories, repository.registry)
     answers = hosts.ask_all(listed, open_host, reference, inquiry.policy.limits.manifest_bytes)
     way = hosts.route(answers, reference)
     checks = tuple(hosts.check(answer, way) for answer in answers)
     document: dict[str, Any] = {
-        "hostsFile": str(directory / HOSTS_FILE) if directory else None,
+        "hostsFile": str(source) if source else None,
         "hosts": [_host(answer, check) for answer, check in zip(answers, checks, strict=True)],
     }
-    if directory:
-        named = Check.ok("hosts", f"they are asked in the order of {directory / HOSTS_FILE}")
-        checks = (named, *checks)
+    if source:
+        checks = (Check.ok("hosts", f"they are asked as {source} says, in this order"), *checks)
     if way is None:
         failed = Check.failed("artifact", "no host serves it", "see what each of them says")
         return None, Finding(checks=(*checks, failed), document=document)
@@ -151,6 +150,13 @@ def _ask_hosts(
     told = "" if way.serving is way.resolving else f", as {way.resolving.url} says"
     served = Check.ok("artifact", f"{way.serving.url} would serve it: {way.digest}{told}")
     return way.digest, Finding(checks=(*checks, served), document=document)
+
+
+def _source(directories: HostsDirectories, registry: str) -> Path | None:
+    """Return the file that names the hosts; a directory may hold certificates alone."""
+    directory = directories.directory_of(registry)
+    file = directory / HOSTS_FILE if directory else None
+    return file if file and file.exists() else directory
 
 
 def _host(answer: HostAnswer, check: Check) -> dict[str, Any]:
