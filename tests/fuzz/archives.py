@@ -38,8 +38,9 @@ UNPACK: dict[Compression, Callable[[bytes], bytes]] = {
 }
 
 _COMPONENTS = [
-    "a", "b", "c", "d", "..", ".", "", "...", "a..b", ".wh.a", ".wh.b", ".wh..wh..opq", ".wh..wh.plnk", ".wh..", ".wh...",
-    ".wh.", ".oci", ".csi-oras", "\u202e", "é", "e\u0301", "x" * 255, "y" * 256, "a\0b", "a\nb", "\udcff", "\u200b", "C:", "a\\b",
+    "a", "b", "c", "d", "..", ".", "", "...", "a..b", ".wh.a", ".wh.b", ".wh..wh..opq", ".wh..wh.plnk", ".wh..",
+    ".wh...", ".wh.", ".oci", ".csi-oras",
+    "\u202e", "é", "e\u0301", "x" * 255, "y" * 256, "a\0b", "a\nb", "\udcff", "\u200b", "C:", "a\\b",
     "d" * 99,
 ]  # fmt: skip
 paths = st.builds(
