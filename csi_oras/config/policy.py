@@ -181,7 +181,8 @@ def parse(text: str, source: str) -> Policy:
         raise InvalidConfigError(source, f"is not YAML ({printable(str(error), 200)})", "correct it") from None
     for path, cause in _contradictions(policy):
         raise InvalidConfigError(f"{source}, line {line_of(node, path)}", f"{path} {cause}", "correct it")
-    _warn_without_effect(policy, source)
+    for name in without_effect(policy):
+        logger.warning("a setting of the policy file has no effect in this release", source=source, key=name)
     return policy
 
 
@@ -199,14 +200,10 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
             yield path, "is not available in this release: leave it out"
 
 
-def _warn_without_effect(policy: Policy, source: str) -> None:
-    defaults = Policy()
-    without_effect = {
-        "store": policy.store != defaults.store,
-        "prefetch": bool(policy.prefetch),
-    }
-    for name in (name for name, given in without_effect.items() if given):
-        logger.warning("a setting of the policy file has no effect in this release", source=source, key=name)
+def without_effect(policy: Policy) -> list[str]:
+    """Return the keys that are given and mean nothing in this release."""
+    given = {"store": policy.store != Policy().store, "prefetch": bool(policy.prefetch)}
+    return [name for name, is_given in given.items() if is_given]
 
 
 def load(path: Path | None) -> Policy:
