@@ -12,7 +12,7 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from csi_oras.demo import distribution
-from tests.support import outputs
+from tests.support import outputs, referrers_registry
 from tests.support.artifacts import Pusher
 from tests.support.driver import Driver
 
@@ -20,6 +20,10 @@ _MISSING = {
     "root": "" if os.geteuid() == 0 else "mounts need root",
     "registry": "" if distribution.program() else "docker-registry is not installed",
     "fuse": "" if Path("/dev/fuse").exists() else "/dev/fuse is missing",
+    "referrers registry": ""
+    if referrers_registry.program()
+    else "the referrers registry is not built (it needs Go once)",
+    "skopeo": "" if shutil.which("skopeo") else "skopeo is missing",
     "image tools": ""
     if all(map(shutil.which, ("skopeo", "umoci", "buildah")))
     else "skopeo, umoci or buildah is missing",

@@ -11,7 +11,8 @@ import pytest
 from csi_oras.demo.distribution import Distribution
 from tests.support.artifacts import Pusher
 from tests.support.calls import refused
-from tests.support.cosign import KINDS, Place, Signer
+from tests.support.cosign import KINDS, Place, Signer, tag_of
+from tests.support.referrers_registry import referrers_registry
 from tests.support.signing import Artifact, Node, push
 from tests.support.volume import Volume
 
@@ -114,6 +115,21 @@ def test_prehashed_ed25519_is_refused_by_cosign_and_by_us(
         pod.publish(reference=artifact.reference)
     with pytest.raises(AssertionError, match="failed to verify signature"):
         cosign.verify(signer, artifact)
+
+
+@pytest.mark.needs("referrers registry")
+@pytest.mark.parametrize("form", ["bundle", "experimental"])
+def test_what_cosign_attaches_by_the_referrers_interface_is_mounted(
+    cosign: Cosign, node: Node, repository: str, pod: Volume, tmp_path: Path, *, form: str
+) -> None:
+    with referrers_registry(tmp_path / "registry.log") as pusher:
+        artifact = push(Place(registry=pusher, address=pusher.address, kind="referrers"), repository)
+        with refused(DENIED, "is not signed"):
+            pod.publish(reference=artifact.reference)
+        cosign.sign(node.signer, artifact, *FORMS[form])
+        assert pusher.get(f"/v2/{artifact.repository}/manifests/{tag_of(artifact.digest, '')}")[0] == 404
+        pod.publish(reference=artifact.reference)
+        assert (pod.target / "x").read_bytes() == artifact.content
 
 
 @pytest.mark.parametrize("kind", KINDS)

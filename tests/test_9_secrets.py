@@ -60,8 +60,7 @@ def test_search_finds_tokens_of_the_token_server_and_private_keys(tmp_path: Path
     with TokenServer() as tokens:
         assert list(search(tokens.token("team/model", "pull").encode()))
     key = Authority(tmp_path).pair("client")[1].read_text()
-    for line in key.splitlines()[1:-1]:
-        assert len(line) < 40 or list(search(json.dumps(f"a key: {line}").encode()))
+    assert list(search(json.dumps(f"a key: {key}").encode()))
 
 
 def test_outputs_name_the_kind_and_the_words_around(tmp_path: Path) -> None:
@@ -105,34 +104,46 @@ def test_commands_and_errors_of_this_process_are_kept() -> None:
     assert f"{name}: is away" in kept("errors")
 
 
-LEAKS = {
-    "log": "from csi_oras.telemetry.logs import logger; logger.info('pull', cause={secret})",
-    "error": "from csi_oras.errors import CsiOrasError; CsiOrasError('it', {secret})",
-    "command": "import subprocess; subprocess.run(['echo', 'csi_oras', {secret}], capture_output=True, check=True)",
-}
+LEAKS = """
+import subprocess
+
+from csi_oras.errors import CsiOrasError
+from csi_oras.telemetry.logs import logger
+from tests.support.planted import planted
 
 
-@pytest.mark.parametrize("leak", LEAKS)
-def test_session_in_which_a_secret_comes_out_fails(tmp_path: Path, leak: str) -> None:
-    ended = session(tmp_path, LEAKS[leak].format(secret="planted('password')"))
+def test_log():
+    logger.info("pull failed", cause={secret})
+
+
+def test_error():
+    assert CsiOrasError("registry", {secret})
+
+
+def test_command():
+    subprocess.run(["echo", "csi_oras", {secret}], capture_output=True, check=True)
+"""
+
+
+def test_session_in_which_secrets_come_out_fails(tmp_path: Path) -> None:
+    ended = session(tmp_path, LEAKS.format(secret='planted("password")'))
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "secrets came out" in ended.stdout
-    assert "1 passed, 1 error" in ended.stdout
+    assert "3 passed, 1 error" in ended.stdout
+    told = ended.stdout.partition("secrets came out")[2]
+    assert all(f"{kind}: b" in told for kind in ("captured", "errors", "commands"))
 
 
 def test_session_in_which_none_comes_out_passes(tmp_path: Path) -> None:
-    ended = session(tmp_path, "from csi_oras.telemetry.logs import logger; logger.info('pull', password='***')")
+    ended = session(tmp_path, LEAKS.format(secret='"***"'))
     assert ended.returncode == pytest.ExitCode.OK, ended.stdout
-    assert "1 passed" in ended.stdout
+    assert "3 passed" in ended.stdout
 
 
-def session(directory: Path, code: str) -> "subprocess.CompletedProcess[str]":
-    """Run a session of one test, which does this and nothing else."""
-    test = directory / "test_leak.py"
-    test.write_text(
-        f"from tests.support.planted import planted\n\n\ndef test_it():\n    assert planted('x')\n    {code}\n"
-    )
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(_ROOT / "pyproject.toml"), str(test)]
+def session(directory: Path, tests: str) -> "subprocess.CompletedProcess[str]":
+    """Run a session of its own with a few tests."""
+    path = directory / "test_leaks.py"
+    path.write_text(tests)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(_ROOT / "pyproject.toml"), str(path)]
     return subprocess.run(
         [*command, "--rootdir", str(directory), "-p", "no:cacheprovider", "--basetemp", str(directory / "tmp")],
         cwd=_ROOT, capture_output=True, text=True, check=False, timeout=110,

@@ -5,13 +5,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tests.support import outputs
 from tests.support.certificates import Authority, server_context
 from tests.support.driver import Driver
 from tests.support.fake_server import Answer, FakeServer, Request
+from tests.support.planted import planted
 from tests.support.pods import wait_for
 
 _EVENTS = re.compile(r"/api/v1/namespaces/([^/]+)/events")
-TOKEN = "planted-token-of-the-driver"
+TOKEN = planted("token-of-the-driver")
 
 
 def refusal(code: int, reason: str, **details: object) -> Answer:
@@ -25,11 +27,9 @@ class ApiServer(FakeServer):
     """Keeps the events of whoever comes with its token."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self.token = TOKEN
         authority = Authority(directory / "authority")
-        context = server_context(authority.pair("api"))
-        self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
+        super().__init__(server_context(authority.pair("api")))
+        self.token = TOKEN
         self.account = directory / "account"
         self.account.mkdir()
         (self.account / "ca.crt").write_bytes(authority.ca.read_bytes())
@@ -57,6 +57,7 @@ class ApiServer(FakeServer):
         """Keep the event if it is taken."""
         answer = super().respond(request)
         if answer.status == 201:
+            outputs.KEPT.keep("events", request.body)
             self.events.append(json.loads(request.body))
         return answer
 

@@ -79,6 +79,15 @@ class Pusher:
         connection.close()
         return response
 
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Return the status of a path, and what is there."""
+        connection = http.client.HTTPConnection(self.address, timeout=60)
+        connection.request("GET", path, headers=self._headers)
+        response = connection.getresponse()
+        found = response.status, response.read()
+        connection.close()
+        return found
+
     def blob(self, repository: str, content: bytes) -> str:
         """Upload a blob and return its digest."""
         started = self._request("POST", f"/v2/{repository}/blobs/uploads/", b"")

@@ -45,9 +45,10 @@ class Authority:
         )
 
     def pair(self, name: str, address: str = "127.0.0.1") -> tuple[Path, Path]:
-        """Sign a certificate for an address, good for servers and clients, and return it and its key."""
+        """Sign a certificate for an address (127.0.0.1 is localhost, too), and return it and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        local = [x509.DNSName("localhost")] if address == "127.0.0.1" else []
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address)), *local])
         certificate = self._builder(_name(name), key).add_extension(names, critical=False)
         paths = self.directory / f"{name}.cert", self.directory / f"{name}.key"
         paths[0].write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))

@@ -33,8 +33,8 @@ def bearer(number: int) -> str:
 class FakeRegistry(FakeServer):
     """A registry whose content is in its public dictionaries."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(context)
         self.blobs: dict[str, dict[str, bytes]] = {}
         self.manifests: dict[str, dict[str, tuple[bytes, str]]] = {}
         self.serves_ranges = True
@@ -164,8 +164,4 @@ class TLSRegistry(FakeRegistry):
     """The same behind TLS, with the certificates of `context`."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__()
-        self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
-
-    def url(self, path: str = "/") -> str:
-        return f"https://{self.address}{path}"
+        super().__init__(context)

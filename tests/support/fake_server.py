@@ -9,6 +9,7 @@
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -114,14 +115,17 @@ class _Rule:
 
 
 class FakeServer:
-    """Records every request and answers with `answer`; use it in a with statement."""
+    """Records every request and answers with `answer`, over TLS where it gets a context; use it in a with statement."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
         self.stopped = threading.Event()
+        self._scheme = "https" if context else "http"
         self._http = _Http(self)
+        if context:
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(_POLL_SECONDS,), daemon=True)
 
     @property
@@ -130,7 +134,7 @@ class FakeServer:
         return f"127.0.0.1:{self._http.server_address[1]}"
 
     def url(self, path: str = "/") -> str:
-        return f"http://{self.address}{path}"
+        return f"{self._scheme}://{self.address}{path}"
 
     @property
     def connections(self) -> int:

@@ -5,14 +5,12 @@ session; fakes and helpers that take a secret plant it by themselves. What canno
 """
 
 import base64
-import re
 import secrets
 from collections.abc import Iterator
 
 MARK = f"planted{secrets.token_hex(6)}"
 """Letters and digits only: URLs, JSON and shells leave it as it is."""
-_LONG = 40
-_remembered: set[str] = set()
+_remembered: set[bytes] = set()
 
 
 def planted(name: str) -> str:
@@ -20,22 +18,20 @@ def planted(name: str) -> str:
     return name if MARK in name or not name else f"{MARK}-{name}"
 
 
-def remember(secret: str) -> str:
-    """Look for the long lines of a secret that cannot hold the mark, such as a key's, and return it."""
-    _remembered.update(line for line in secret.splitlines() if len(line) >= _LONG and not line.startswith("--"))
-    return secret
+def remember(key: str) -> None:
+    """Look for a private key, which cannot hold the mark: for its second line of text, which is all its own."""
+    _remembered.add(key.splitlines()[2].encode())
 
 
 def search(content: bytes) -> Iterator[bytes]:
     """Yield what gives a secret away, in any of its spellings, each with what stands around it."""
-    pattern = b"|".join(re.escape(spelling) for text in (MARK, *sorted(_remembered)) for spelling in _spellings(text))
-    for match in re.finditer(pattern, content):
-        yield content[max(0, match.start() - 100) : match.end() + 60]
+    for spelling in {*_spellings(MARK.encode()), *_remembered}:
+        if (place := content.find(spelling)) >= 0:
+            yield content[max(0, place - 100) : place + len(spelling) + 60]
 
 
-def _spellings(text: str) -> Iterator[bytes]:
+def _spellings(plain: bytes) -> Iterator[bytes]:
     """Yield a text as it is, in hexadecimal digits, and in base64 once (a Basic header) or twice (a Secret's data)."""
-    plain = text.encode()
     yield plain
     yield plain.hex().encode()
     for once in _in_base64(plain):

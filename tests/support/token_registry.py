@@ -6,6 +6,7 @@ The server knows users by their passwords, service accounts and identity tokens;
 import base64
 import datetime as dt
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -21,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from csi_oras.demo.distribution import Distribution
 from tests.support.artifacts import Pusher
+from tests.support.certificates import server_context
 from tests.support.fake_registry import basic
 from tests.support.fake_server import Answer, FakeServer, Request
 from tests.support.planted import MARK, planted
@@ -31,10 +34,12 @@ _ISSUER, _SERVICE = "tests", "registry"
 class TokenServer(FakeServer):
     """Gives tokens: `readers` maps who asks (an Authorization header, or a token in a form) to repositories."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(context)
         self.readers: dict[str, tuple[str, ...]] = {}
         self.seconds = 300
+        self.is_generous = False
+        """Whether who may read may do anything, asked for or not, as at GitHub."""
         self._key = rsa.generate_private_key(65537, 2048)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _ISSUER)])
         now = dt.datetime.now(dt.UTC)
@@ -87,8 +92,9 @@ class TokenServer(FakeServer):
         repositories = self.readers.get(_who(request))
         if repositories is None:
             return Answer(status=401, body=b"{}")
-        _, name, actions = _field(request, "scope").split(":")
-        allowed = actions.split(",") if name in repositories else []
+        _, name, actions = (_field(request, "scope") or "repository::").split(":")
+        asked = ["pull", "push"] if self.is_generous else actions.split(",")
+        allowed = asked if name in repositories else []
         body = {"token": self.token(name, *allowed), "expires_in": self.seconds}
         return Answer(body=json.dumps(body).encode())
 
@@ -128,12 +134,17 @@ class TokenRegistry:
 
 
 @contextmanager
-def token_registry(directory: Path) -> Iterator[TokenRegistry]:
-    """Run both."""
+def token_registry(directory: Path, pair: tuple[Path, Path] | None = None) -> Iterator[TokenRegistry]:
+    """Run both, behind TLS where they get a certificate with its key."""
     directory.mkdir(parents=True, exist_ok=True)
-    with TokenServer() as tokens:
+    with pytest.MonkeyPatch.context() as patch, TokenServer(server_context(pair) if pair else None) as tokens:
+        if pair:
+            patch.setenv("REGISTRY_HTTP_TLS_CERTIFICATE", str(pair[0]))
+            patch.setenv("REGISTRY_HTTP_TLS_KEY", str(pair[1]))
         bundle = directory / "tokens.pem"
         bundle.write_bytes(tokens.certificate)
-        realm = f"realm: {tokens.url('/token')}, service: {_SERVICE}, issuer: {_ISSUER}, rootcertbundle: {bundle}"
+        # some clients go to no realm at an address
+        url = tokens.url("/token").replace("127.0.0.1", "localhost" if pair else "127.0.0.1")
+        realm = f"realm: {url}, service: {_SERVICE}, issuer: {_ISSUER}, rootcertbundle: {bundle}"
         with Distribution(directory, f"auth: {{token: {{{realm}}}}}\n") as running:
             yield TokenRegistry(running, tokens)
