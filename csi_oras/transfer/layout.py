@@ -89,7 +89,8 @@ class Layouter:
         limits = self._limits()
         caps = UnpackLimits(members=limits.files, size=limits.artifact_bytes, ratio=limits.unpack_ratio)
         sources = [self._source(archive, subject) for archive in plan.archives]
-        progress.activity = "looking for what hard links mean"
+        if sources and plan.selection.narrows:
+            progress.activity = "looking for what hard links mean"
         extractor = Extractor(plan.selection, batch, caps, needed(sources, plan.selection, caps))
         for number, source in enumerate(sources, 1):
             progress.activity = f"unpacking archive {number} of {len(sources)}"
