@@ -1,19 +1,26 @@
 """Deadlines: whatever a server does or leaves undone, and in whichever phase, a request ends."""
 
 import contextlib
+import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from csi_oras.errors import AccessDeniedError, RegistryUnavailableError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.registry.transport import Transport
-from tests.support.fake_registry import FakeRegistry
+from tests.support.certificates import Authority, server_context
+from tests.support.fake_registry import FakeRegistry, TLSRegistry
 from tests.support.fake_server import FakeServer, dripping, raw
 from tests.support.fakes import Connect
+from tests.support.pods import wait_for
 
 pytest_plugins = ["tests.support.fake_fixtures"]
 
@@ -142,3 +149,26 @@ def test_frames_of_a_body_without_end_are_given_up(evil: FakeServer, transport: 
         transport.request("GET", evil.url("/x"), {}) as response,
     ):
         response.read(1000)
+
+
+# -- what is cut off from this side
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_peer_that_is_cut_off_has_given_what_had_arrived_and_nothing_else(tmp_path: Path, scheme: str) -> None:
+    authority = Authority(tmp_path)
+    content, given = os.urandom(200_000), 100_000
+    server = TLSRegistry(server_context(authority.pair("server"))) if scheme == "https" else FakeRegistry()
+    transport = Transport(ssl.create_default_context(cafile=authority.ca), stall_seconds=30)
+    with server as fake, ThreadPoolExecutor(1) as pool:
+        fake.bend("/x", lambda _request, answer: replace(answer, body=content, sent=given, stalls=True))
+        with transport.request("GET", fake.url("/x"), {}) as response:
+            buffer = memoryview(bytearray(len(content)))
+            reading = pool.submit(response.readinto, buffer)
+            wait_for(lambda: response.peer.received > given)  # with the headers, all that comes
+            response.peer.cut_off()
+            assert reading.result(20) == given
+            assert buffer[:given] == content[:given]
+            with contextlib.suppress(RegistryUnavailableError):
+                assert response.readinto(buffer) == 0
+    transport.close()

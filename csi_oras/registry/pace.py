@@ -79,8 +79,9 @@ class Peer(io.RawIOBase):
     def cut_off(self) -> None:
         """End it for whoever reads, also in another thread: what has arrived is read, and then there is no more."""
         with contextlib.suppress(OSError):
-            # not TLS's own shutdown, after which its reader would take what is encrypted for what is not
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            # not TLS's own, after which its reader would take what is encrypted for what is not; and reading alone,
+            # or the next byte of the peer is answered by a reset, and what has arrived is lost
+            socket.socket.shutdown(self._sock, socket.SHUT_RD)
 
     def readable(self) -> bool:
         """Say that it is."""

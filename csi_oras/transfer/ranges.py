@@ -7,6 +7,7 @@ there, so that the digest costs no wait at the end and no blob is ever held in m
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 
 from csi_oras.errors import RegistryUnavailableError, SizeMismatchError
@@ -16,6 +17,7 @@ from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.retries import retried
 from csi_oras.store.ingest import Ingest
 from csi_oras.telemetry.progress import Counter
+from csi_oras.transfer.stragglers import CutOffError, Reader, Stragglers
 
 BUFFER_BYTES = 512 << 10
 """What a connection reads at once; larger gains nothing, and there is one for each connection."""
@@ -89,9 +91,10 @@ def fetch_ranges(transfer: Transfer, pieces: "Pieces", begin: _Begin) -> Digest:
     ingest = transfer.ingest
     transfer.counter.resume(ingest.covered)
     hasher = ingest.blob.digest.hasher()
-    running = [begin(lambda: _fetch_pieces(transfer, pieces)) for _ in range(pieces.parallel)]
+    stragglers = Stragglers()
+    running = [begin(lambda: _fetch_pieces(transfer, pieces, stragglers)) for _ in range(pieces.parallel)]
     try:
-        _hash_behind(ingest, running, pieces, hasher.update)
+        _hash_behind(ingest, running, pieces, stragglers, hasher.update)
     finally:
         pieces.stop()
         errors = [writer.exception() for writer in running]  # waits until nobody writes any more
@@ -139,16 +142,17 @@ class Pieces:
         return self._stopped.is_set()
 
 
-def _fetch_pieces(transfer: Transfer, pieces: Pieces) -> None:
+def _fetch_pieces(transfer: Transfer, pieces: Pieces, stragglers: Stragglers) -> None:
     try:
-        while piece := pieces.take():
-            _fetch_piece(transfer, *piece)
+        with stragglers.watched() as reader:
+            while piece := pieces.take():
+                _fetch_piece(transfer, reader, *piece)
     except BaseException:
         pieces.stop()
         raise
 
 
-def _fetch_piece(transfer: Transfer, position: int, end: int) -> None:
+def _fetch_piece(transfer: Transfer, reader: Reader, position: int, end: int) -> None:
     ingest = transfer.ingest
 
     def attempt() -> None:  # goes on from the last byte of the attempt before
@@ -158,16 +162,19 @@ def _fetch_piece(transfer: Transfer, position: int, end: int) -> None:
             with transfer.client.blob(ingest.blob, position, end) as stream:
                 if not stream.partial:
                     raise RangesIgnoredError
-                for part in _receive(transfer, stream, position, end):
-                    position += len(part)
-                    if position - kept >= _KEEP_BYTES:
-                        ingest.keep(kept, position)
-                        kept = position
+                with reader.reading(stream.peer):
+                    for part in _receive(transfer, stream, position, end):
+                        position += len(part)
+                        if position - kept >= _KEEP_BYTES:
+                            ingest.keep(kept, position)
+                            kept = position
         finally:
             if position > kept:
                 ingest.keep(kept, position)
 
-    retried(attempt)
+    while position < end:
+        with suppress(CutOffError):
+            retried(attempt)
 
 
 def _receive(transfer: Transfer, stream: BlobStream, position: int, end: int) -> Iterator[memoryview]:
@@ -189,11 +196,16 @@ def _receive(transfer: Transfer, stream: BlobStream, position: int, end: int) ->
 
 
 def _hash_behind(
-    ingest: Ingest, writers: list[Future[None]], pieces: "Pieces", update: Callable[[memoryview], None]
+    ingest: Ingest,
+    writers: list[Future[None]],
+    pieces: Pieces,
+    stragglers: Stragglers,
+    update: Callable[[memoryview], None],
 ) -> None:
     """Hash everything in order as it arrives, until the blob is complete or the writers have ended."""
     position = 0
     while position < ingest.blob.size:
+        stragglers.look()
         ended = all(writer.done() for writer in writers)
         frontier = ingest.wait_beyond(position, 0 if ended else _PATIENCE_SECONDS)
         if frontier == position:
