@@ -35,6 +35,9 @@ _PEERS = pytest.StashKey[list[str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*what): parts of the machine that a test cannot do without")
+    config.addinivalue_line(
+        "markers", "row(*ids): rows of the list of hostile servers and signatures that a test plays"
+    )
     config.addinivalue_line("markers", "peer(program): a program that is compared with where it is on PATH")
 
 

@@ -59,6 +59,7 @@ def test_basic_registry_without_the_right_password_is_unauthenticated(
     assert "wrong-password" not in str(caught.value)
 
 
+@pytest.mark.row("D16")
 def test_bearer_registry_gets_a_token_for_pull_only_with_the_credential_at_the_realm(
     fake: FakeRegistry, connect: Connect
 ) -> None:
@@ -175,6 +176,7 @@ def test_token_that_never_works_is_not_asked_for_without_end(fake: FakeRegistry,
     ],
     ids=str,
 )
+@pytest.mark.row("D16")
 def test_token_lives_half_of_what_it_says_within_bounds(
     fake: FakeRegistry, transport: Transport, answer: dict[str, object], seconds: int
 ) -> None:
@@ -209,6 +211,7 @@ def test_token_lives_half_of_what_it_says_within_bounds(
     ],
     ids=lambda answer: repr(answer[:30]),
 )
+@pytest.mark.row("D16")
 def test_token_answer_that_holds_none_is_refused_unquoted(fake: FakeRegistry, connect: Connect, answer: bytes) -> None:
     fake.require_tokens(anonymous=True)
     fake.bend("/token", body(answer))
@@ -218,6 +221,7 @@ def test_token_answer_that_holds_none_is_refused_unquoted(fake: FakeRegistry, co
     assert fake.credentials_seen() == []
 
 
+@pytest.mark.row("D16")
 def test_token_answer_with_both_spellings_uses_token(fake: FakeRegistry, connect: Connect) -> None:
     fake.require_tokens(anonymous=True)
     fake.bend("/token", lambda _, answer: replace(answer, body=b'{"access_token":"other",' + answer.body[1:]))
@@ -225,6 +229,7 @@ def test_token_answer_with_both_spellings_uses_token(fake: FakeRegistry, connect
     assert fake.credentials_seen() == [bearer(1)]
 
 
+@pytest.mark.row("D16")
 def test_token_answer_that_is_too_large_is_cut_off(fake: FakeRegistry, connect: Connect) -> None:
     fake.require_tokens(anonymous=True)
     fake.bend("/token", body(json.dumps({"token": "a" * (64 << 10)}).encode()))
@@ -259,6 +264,7 @@ def test_token_endpoint_that_redirects_is_not_followed(fake: FakeRegistry, conne
         'Negotiate, Bearer realm="{realm}"',
     ],
 )
+@pytest.mark.row("D17")
 def test_challenge_in_any_spelling_is_understood(fake: FakeRegistry, connect: Connect, challenge: str) -> None:
     fake.require_tokens(me="right-password")
     realm = fake.url("/token")
@@ -281,6 +287,7 @@ def test_challenge_in_any_spelling_is_understood(fake: FakeRegistry, connect: Co
     ],
     ids=lambda challenge: challenge[:30],
 )
+@pytest.mark.row("D17")
 def test_challenge_without_a_usable_realm_is_refused(fake: FakeRegistry, connect: Connect, challenge: str) -> None:
     fake.bend("/manifests/", status(401, WWW_Authenticate=challenge))
     with pytest.raises(BadResponseError):
@@ -289,6 +296,7 @@ def test_challenge_without_a_usable_realm_is_refused(fake: FakeRegistry, connect
 
 
 @pytest.mark.parametrize("challenge", ["", ",,,", "=", '"', "Digest realm=a", "\xff", "Basic" * 10_000])
+@pytest.mark.row("D17")
 def test_challenge_that_nobody_can_answer_is_unauthenticated(
     fake: FakeRegistry, connect: Connect, challenge: str
 ) -> None:
@@ -298,6 +306,7 @@ def test_challenge_that_nobody_can_answer_is_unauthenticated(
     assert fake.credentials_seen() == []
 
 
+@pytest.mark.row("D20")
 def test_environment_names_no_proxy_and_no_credential(
     fake: FakeRegistry, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

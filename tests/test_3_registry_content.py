@@ -69,6 +69,7 @@ def test_manifest_request_accepts_every_kind_and_asks_for_no_encoding(fake: Fake
     assert "Cookie" not in headers
 
 
+@pytest.mark.row("D14")
 def test_manifest_by_digest_with_other_bytes_is_a_digest_mismatch_whatever_the_header_says(
     fake: FakeRegistry, connect: Connect
 ) -> None:
@@ -80,6 +81,7 @@ def test_manifest_by_digest_with_other_bytes_is_a_digest_mismatch_whatever_the_h
 
 
 @pytest.mark.parametrize("claimed", ["sha256:" + "0" * 64, "nonsense", "", "sha256:../../x"])
+@pytest.mark.row("D14")
 def test_manifest_by_tag_ignores_a_digest_header_that_lies(fake: FakeRegistry, connect: Connect, claimed: str) -> None:
     fake.bend("/manifests/", header(Docker_Content_Digest=claimed))
     content = fake.manifests["t/x"]["v1"][0]
@@ -93,6 +95,7 @@ def test_manifest_by_sha512_digest_is_proven_with_it(fake: FakeRegistry, connect
     assert connect().manifest(str(digest), limit=LIMIT, expected=digest).digest == digest
 
 
+@pytest.mark.row("D14")
 def test_digest_hint_is_the_header_of_a_head_request_or_nothing(fake: FakeRegistry, connect: Connect) -> None:
     client, content = connect(), fake.manifests["t/x"]["v1"][0]
     assert client.digest_hint("v1") == Digest.of(content)
@@ -121,6 +124,7 @@ def test_manifest_that_never_ends_is_cut_off_without_being_held(fake: FakeRegist
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "gzip, gzip", "GZIP"])
+@pytest.mark.row("D6")
 def test_encoded_manifest_and_blob_are_refused_undecoded(fake: FakeRegistry, connect: Connect, encoding: str) -> None:
     fake.bend("/v2/", lambda _, answer: answer.having(Content_Encoding=encoding))
     fake.bend("/v2/", body(gzip.compress(bytes(1 << 20))))
@@ -150,6 +154,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("code", "kind"), STATUSES)
+@pytest.mark.row("D13")
 def test_manifest_status_means_one_kind_of_error_and_is_not_asked_again(
     fake: FakeRegistry, connect: Connect, code: int, kind: type[CsiOrasError]
 ) -> None:
@@ -166,6 +171,7 @@ def test_manifest_status_that_passes_is_asked_again(fake: FakeRegistry, connect:
     assert fake.count() == 2
 
 
+@pytest.mark.row("D13")
 def test_error_quotes_the_registry_shortly_and_without_control_characters(fake: FakeRegistry, connect: Connect) -> None:
     said = "line\n\x1b[2J\u202e" + "x" * 10_000
     fake.bend("/manifests/", status(403, json.dumps({"errors": [{"code": "DENIED", "message": said}]}).encode()))
@@ -190,6 +196,7 @@ def test_error_quotes_the_registry_shortly_and_without_control_characters(fake: 
     ],
     ids=lambda content: repr(content[:20]),
 )
+@pytest.mark.row("D13")
 def test_error_with_any_body_keeps_its_meaning(fake: FakeRegistry, connect: Connect, content: bytes) -> None:
     fake.bend("/manifests/", status(404, content))
     with pytest.raises(ArtifactNotFoundError, match="the registry does not have it"):
@@ -253,6 +260,7 @@ def test_blob_range_beyond_what_the_registry_has_is_a_size_mismatch(fake: FakeRe
 
 
 @pytest.mark.parametrize("length", ["0", "1", str(BLOB.size - 1), str(BLOB.size + 1), "+5", "1_0", "99999999999999"])
+@pytest.mark.row("D7")
 def test_blob_with_another_length_is_a_size_mismatch_before_a_byte_is_read(
     fake: FakeRegistry, connect: Connect, length: str
 ) -> None:
@@ -275,12 +283,14 @@ def test_blob_in_chunks_is_read(fake: FakeRegistry, connect: Connect) -> None:
     [b"", b"5\r\nab", b"zz\r\n", b"-5\r\nabcde\r\n", b"ffffffffffffffffffff\r\nx", b"5" * 70_000],
     ids=lambda tail: repr(tail[:12]),
 )
+@pytest.mark.row("D7")
 def test_blob_in_broken_chunks_is_unavailable_and_no_crash(fake: FakeRegistry, connect: Connect, tail: bytes) -> None:
     fake.bend("/blobs/", raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nalpha\r\n" + tail))
     with pytest.raises(RegistryUnavailableError):
         read(connect())
 
 
+@pytest.mark.row("D7")
 def test_blob_that_breaks_off_ends_early(fake: FakeRegistry, connect: Connect) -> None:
     fake.bend("/blobs/", broken_off(1000))
     assert read(connect()) == CONTENT[:1000]  # the transfer counts: fewer bytes than the size are no blob

@@ -128,6 +128,7 @@ def test_docker_config_entry_without_a_pair_is_no_credential(entry: object) -> N
     assert found(docker_config({"ghcr.io": entry})) is None
 
 
+@pytest.mark.row("D21")
 def test_docker_config_helpers_of_a_tenant_are_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper, ran = tmp_path / "docker-credential-evil", tmp_path / "ran"
     helper.write_text(f"#!/bin/sh\ntouch {ran}\n")

@@ -79,6 +79,7 @@ def server(registry: FakeRegistry, *settings: str) -> str:
     return "\n".join((f'server = "{registry.url("")}"', *settings, ""))
 
 
+@pytest.mark.row("D18")
 def test_registry_of_an_unknown_authority_is_refused(
     certs: CertsD, registries: Registries, secure: TLSRegistry
 ) -> None:
@@ -99,6 +100,7 @@ def test_ca_is_trusted_for_its_host_alone(
     assert secure.count() == 1
 
 
+@pytest.mark.row("D18")
 def test_ca_of_another_authority_or_a_wrong_name_is_no_use(
     certs: CertsD, registries: Registries, authority: Authority, secure: TLSRegistry, tmp_path: Path
 ) -> None:
@@ -204,6 +206,7 @@ def test_plain_http_with_certificates_is_tried_with_tls_first(
         assert registry.count() == 1
 
 
+@pytest.mark.row("D18")
 def test_plain_http_with_certificates_is_no_way_around_them(
     certs: CertsD, registries: Registries, secure: TLSRegistry, tmp_path: Path
 ) -> None:
@@ -213,6 +216,7 @@ def test_plain_http_with_certificates_is_no_way_around_them(
         manifest(registries)
 
 
+@pytest.mark.row("D18")
 def test_https_never_becomes_plain_http(certs: CertsD, registries: Registries, fake: FakeRegistry) -> None:
     fake.artifact("t/x", files(a=b"alpha"))
     certs.write("registry.example", f'server = "https://{fake.address}"\nskip_verify = true\n')

@@ -75,6 +75,7 @@ def test_redirect_to_an_inner_address_or_no_url_is_refused(fake: FakeRegistry, c
 
 
 @pytest.mark.parametrize("realm", [*INNER, *NO_URL, "http://", "http:///x", "/token"], ids=ascii)
+@pytest.mark.row("D1")
 def test_realm_at_an_inner_address_or_no_url_is_refused(fake: FakeRegistry, connect: Connect, realm: str) -> None:
     challenge = f'Bearer realm="{realm}"'.encode().decode("latin-1")
     fake.bend("/manifests/", status(401, WWW_Authenticate=challenge))
@@ -84,6 +85,7 @@ def test_realm_at_an_inner_address_or_no_url_is_refused(fake: FakeRegistry, conn
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.row("D2")
 def test_redirect_to_another_port_is_followed_without_the_credential(
     fake: FakeRegistry, evil: FakeServer, connect: Connect, code: int
 ) -> None:
@@ -111,6 +113,7 @@ def test_token_is_not_sent_to_another_origin_but_again_to_its_own(
     assert fake.seen("/moved")[0].authorization == bearer(1)
 
 
+@pytest.mark.row("D2")
 def test_redirected_host_that_asks_for_a_credential_gets_none(
     fake: FakeRegistry, evil: FakeServer, connect: Connect
 ) -> None:
@@ -138,12 +141,14 @@ def test_redirects_in_a_circle_end(fake: FakeRegistry, connect: Connect) -> None
     assert fake.count("/blobs/") == 6
 
 
+@pytest.mark.row("D13")
 def test_redirect_to_nowhere_is_refused(fake: FakeRegistry, connect: Connect) -> None:
     fake.bend("/blobs/", status(307))
     with pytest.raises(BadResponseError, match="redirects to nowhere"):
         read(connect())
 
 
+@pytest.mark.row("D6")
 def test_redirect_with_an_endless_body_is_followed_without_reading_it(
     fake: FakeRegistry, evil: FakeServer, connect: Connect
 ) -> None:
@@ -177,6 +182,7 @@ def test_redirect_with_characters_that_have_no_place_in_a_url_sends_nothing(
     assert [request.path for request in fake.seen() if "/blobs/" not in request.path] in ([], ["/xy"])
 
 
+@pytest.mark.row("D4")
 def test_upload_location_at_another_origin_is_refused_before_a_byte_is_sent(
     fake: FakeRegistry, evil: FakeServer, connect: Connect
 ) -> None:
@@ -189,6 +195,7 @@ def test_upload_location_at_another_origin_is_refused_before_a_byte_is_sent(
 
 
 @pytest.mark.parametrize("location", ["//127.0.0.2/x", "https://{address}/x", "file:///x", "http://u:p@{address}/x"])
+@pytest.mark.row("D4")
 def test_upload_location_with_another_scheme_host_or_user_is_refused(
     fake: FakeRegistry, connect: Connect, location: str
 ) -> None:
@@ -198,6 +205,7 @@ def test_upload_location_with_another_scheme_host_or_user_is_refused(
     assert fake.count(method="PUT") == 0
 
 
+@pytest.mark.row("D4")
 def test_upload_keeps_the_query_of_the_location_as_it_is(fake: FakeRegistry, connect: Connect) -> None:
     location = "/v2/t/x/blobs/uploads/1?state=a%2Bb%3D&x"
     fake.bend("/blobs/uploads/", status(202, Location=location), method="POST")
@@ -244,6 +252,7 @@ def test_realm_of_the_registry_itself_or_its_domain_is_allowed(registry: str, re
         ("http://localhost:5000", "http://evil.localhost.example/token"),
     ],
 )
+@pytest.mark.row("D1")
 def test_realm_at_another_domain_is_refused(registry: str, realm: str) -> None:
     with pytest.raises(BadResponseError):
         hosts.check_realm(Origin.of(realm), Origin.of(registry))
@@ -252,6 +261,7 @@ def test_realm_at_another_domain_is_refused(registry: str, realm: str) -> None:
 @pytest.mark.parametrize(
     "place", ["http://cdn.example/x", "https://127.0.0.1/x", "https://localhost/x", "https://a.localhost./x"]
 )
+@pytest.mark.row("D2")
 def test_redirect_from_a_registry_with_tls_never_loses_it_nor_turns_inward(place: str) -> None:
     with pytest.raises(BadResponseError):
         hosts.check_destination(Origin.of(place), Origin.of(GHCR), "blob")

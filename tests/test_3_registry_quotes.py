@@ -31,6 +31,7 @@ _PLANTED = planted("correct horse+battery/")
         (f"bad query ?password={quote_plus(_PLANTED)}", False),
     ],
 )
+@pytest.mark.row("D13")
 def test_refusal_is_quoted_unless_it_repeats_the_credential(fake: FakeRegistry, said: str, *, is_quoted: bool) -> None:
     body = json.dumps({"errors": [{"code": "DENIED", "message": said}]}).encode()
     fake.bend("/manifests/", fake_server.status(403, body))
@@ -45,6 +46,7 @@ def test_refusal_is_quoted_unless_it_repeats_the_credential(fake: FakeRegistry, 
 
 
 @pytest.mark.parametrize("credential", [None, user("me", "password")], ids=["anonymous", "of a user"])
+@pytest.mark.row("D13")
 def test_refusal_that_repeats_the_token_it_was_sent_is_not_quoted(
     fake: FakeRegistry, connect: Connect, credential: Credential | None
 ) -> None:

@@ -81,6 +81,7 @@ def test_pages_are_followed(fake: FakeRegistry, connect: Connect, *, absolute: b
     ]
 
 
+@pytest.mark.row("D5")
 def test_pages_without_end_are_cut_off(fake: FakeRegistry, connect: Connect) -> None:
     fake.bend(PATH, always(listing(entry("a"), Link=f'<{PATH}?again=1>; rel="next"')))
     connect().referrers(SUBJECT)
@@ -97,6 +98,7 @@ def test_pages_without_end_are_cut_off(fake: FakeRegistry, connect: Connect) -> 
         "https://{address}/x",
     ],
 )
+@pytest.mark.row("D5")
 def test_page_elsewhere_is_refused(fake: FakeRegistry, connect: Connect, link: str) -> None:
     link = link.format(address=fake.address)
     fake.bend(PATH, always(listing(entry("a"), Link=f'<{link}>; rel="next"')))
@@ -104,6 +106,7 @@ def test_page_elsewhere_is_refused(fake: FakeRegistry, connect: Connect, link: s
         connect().referrers(SUBJECT)
 
 
+@pytest.mark.row("D5")
 def test_page_of_another_host_is_never_asked_for(fake: FakeRegistry, evil: FakeServer, connect: Connect) -> None:
     fake.require_basic("me", "right")
     fake.bend(PATH, always(listing(entry("a"), Link=f'<{evil.url(PATH)}>; rel="next"')))

@@ -59,6 +59,7 @@ def test_pause_that_is_asked_for_is_kept() -> None:
     assert 7 <= _pauses(7)[0] < 8
 
 
+@pytest.mark.row("D12")
 def test_pauses_take_no_more_than_the_budget_together() -> None:
     failing = Failing(40, 40, 40)
     with pytest.raises(RegistryUnavailableError):
@@ -110,10 +111,12 @@ def test_other_failures_are_not_tried_again() -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
+@pytest.mark.row("D12")
 def test_retry_after_is_seconds_or_a_date_and_clamped(header: str, seconds: float) -> None:
     assert asked_pause(header, NOON) == seconds
 
 
+@pytest.mark.row("D12")
 def test_registry_that_asks_for_a_pause_gets_it_and_for_too_many_is_unavailable(
     fake: FakeRegistry, connect: Connect
 ) -> None:

@@ -122,12 +122,14 @@ NO_ANSWERS = {
 
 
 @pytest.mark.parametrize("content", NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+@pytest.mark.row("D11")
 def test_answer_that_is_none_is_unavailable_and_bounded(evil: FakeServer, transport: Transport, content: bytes) -> None:
     evil.bend("/x", raw(content))
     with pytest.raises(RegistryUnavailableError):
         get(transport, evil.url("/x"))
 
 
+@pytest.mark.row("D10")
 def test_interim_answers_without_end_are_unavailable(evil: FakeServer, transport: Transport) -> None:
     evil.bend("/x", raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
     with pytest.raises(RegistryUnavailableError, match="headers without end"):
@@ -135,6 +137,7 @@ def test_interim_answers_without_end_are_unavailable(evil: FakeServer, transport
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
+@pytest.mark.row("D10")
 def test_server_that_sends_a_byte_now_and_then_is_unavailable_in_time(
     evil: FakeServer, transport: Transport, start: bytes
 ) -> None:
@@ -159,6 +162,7 @@ def test_some_interim_answers_are_passed_over(evil: FakeServer, transport: Trans
     assert get(transport, evil.url("/x")) == b"ok"
 
 
+@pytest.mark.row("D11")
 def test_cookie_is_never_sent_back(evil: FakeServer, transport: Transport) -> None:
     evil.bend("/x", header(Set_Cookie="session=1"))
     get(transport, evil.url("/x"))
@@ -166,6 +170,7 @@ def test_cookie_is_never_sent_back(evil: FakeServer, transport: Transport) -> No
     assert [request.headers["Cookie"] for request in evil.seen()] == [None, None]
 
 
+@pytest.mark.row("D10")
 def test_server_that_never_answers_is_unavailable_in_time(evil: FakeServer, transport: Transport) -> None:
     evil.bend("/x", lambda _request, answer: (evil.stopped.wait(5), answer)[1])
     with pytest.raises(RegistryUnavailableError, match="did not answer in time"):

@@ -211,6 +211,7 @@ FALSE: dict[str, Forge] = {
 
 
 @pytest.mark.parametrize("forge", FALSE.values(), ids=FALSE.keys())
+@pytest.mark.row("E1", "E2", "E4", "E8", "E10")
 def test_false_signature_is_refused(node: Node, unsigned: Artifact, pod: Volume, forge: Forge) -> None:
     unsigned.attach(forge(node.signer, unsigned))
     for pull_policy in ("Always", "IfNotPresent"):
@@ -219,6 +220,7 @@ def test_false_signature_is_refused(node: Node, unsigned: Artifact, pod: Volume,
         assert pod.is_gone()
 
 
+@pytest.mark.row("E3")
 def test_artifact_without_a_signature_is_refused(node: Node, unsigned: Artifact, pod: Volume) -> None:  # E3
     before = node.checks("enforce", "missing")
     with refused(DENIED, unsigned.reference, "is not signed, and node policy wants it signed", "sign it with cosign"):

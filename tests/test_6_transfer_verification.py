@@ -44,6 +44,7 @@ def false_entries(fake: FakeRegistry, artifact: Artifact, count: int) -> list[di
 
 @pytest.mark.parametrize("kind", ["tag", "referrers"])
 @pytest.mark.parametrize("code", [401, 403, 503])
+@pytest.mark.row("E3")
 def test_signature_that_cannot_be_got_is_refused(
     node: Node, fake: FakeRegistry, at_fake: Place, repository: str, pod: Volume, *, kind: str, code: int
 ) -> None:
@@ -113,6 +114,7 @@ def test_signature_that_is_redirected_to_a_store_of_blobs_is_good(
 # -- floods, which are D23
 
 
+@pytest.mark.row("D23")
 def test_search_ends_though_the_false_signatures_do_not(
     node: Node, fake: FakeRegistry, artifact: Artifact, pod: Volume
 ) -> None:
@@ -151,6 +153,7 @@ def test_statements_of_other_kinds_take_no_place_in_the_search(
     assert fake.count("/manifests/sha256:") == 1
 
 
+@pytest.mark.row("D23")
 def test_list_of_a_hundred_thousand_is_refused(fake: FakeRegistry, artifact: Artifact, pod: Volume) -> None:
     entry = false_entries(fake, artifact, 1)[0]
     list_by_interface(fake, artifact.repository, artifact.digest, [entry] * 100_000)
@@ -159,6 +162,7 @@ def test_list_of_a_hundred_thousand_is_refused(fake: FakeRegistry, artifact: Art
     assert fake.count("/manifests/sha256:") == 0
 
 
+@pytest.mark.row("D23")
 def test_signature_of_many_bytes_is_not_fetched(
     node: Node, fake: FakeRegistry, artifact: Artifact, pod: Volume
 ) -> None:
@@ -211,6 +215,7 @@ def test_registry_that_says_another_digest_is_not_believed(
         pod.publish(reference=artifact.reference.replace(":v1", ":v2"))
 
 
+@pytest.mark.row("E9")
 def test_older_artifact_with_its_signature_goes_by_the_tag_and_not_by_a_digest(
     node: Node, fake: FakeRegistry, artifact: Artifact, pod: Volume
 ) -> None:

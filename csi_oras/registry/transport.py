@@ -170,6 +170,7 @@ class Response:
             self._pool.put_back(self._key, self._connection)
         else:
             self._connection.close()
+            self._response.close()  # where the peer is to end it, the connection no longer knows its response
 
 
 class _Connection(http.client.HTTPConnection):

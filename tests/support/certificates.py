@@ -33,23 +33,23 @@ class Authority:
         self.ca = directory / f"{name}-ca.crt"
         self.ca.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, hours: int = 12) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(_NOW - timedelta(hours=1))
-            .not_valid_after(_NOW + timedelta(hours=12))
+            .not_valid_before(_NOW - timedelta(hours=12))
+            .not_valid_after(_NOW + timedelta(hours=hours))
         )
 
-    def pair(self, name: str, address: str = "127.0.0.1") -> tuple[Path, Path]:
-        """Sign a certificate for an address (127.0.0.1 is localhost, too), and return it and its key."""
+    def pair(self, name: str, address: str = "127.0.0.1", hours: int = 12) -> tuple[Path, Path]:
+        """Sign a certificate for an address (127.0.0.1 is localhost, too) and some hours, and return it and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         local = [x509.DNSName("localhost")] if address == "127.0.0.1" else []
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address)), *local])
-        certificate = self._builder(_name(name), key).add_extension(names, critical=False)
+        certificate = self._builder(_name(name), key, hours).add_extension(names, critical=False)
         paths = self.directory / f"{name}.cert", self.directory / f"{name}.key"
         paths[0].write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
         private = key.private_bytes(
