@@ -252,7 +252,8 @@ def test_pod_shares_nothing_with_its_node_that_it_does_not_need(kind: str) -> No
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     if kind == "Deployment":
         assert pod["securityContext"]["runAsNonRoot"] is True
-        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+        assert [volume["name"] for volume in pod["volumes"] if "hostPath" in volume] == ["hosts"]
+        assert mounted(containers(kind)["csi-oras"])["hosts"]["readOnly"] is True
 
 
 def test_only_the_provisioner_and_the_driver_of_a_node_have_a_token() -> None:
