@@ -79,8 +79,16 @@ def _measured(name: str, bench: Workbench, peers: set[str], runs: int) -> Row:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", choices=ROWS, help="a row to run (again for more); all by default")
+    rows = "\n".join(f"  {name:20}{row.__doc__}" for name, row in ROWS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure us and the peers that are on PATH, in turn, on the same work.",
+        epilog=f"rows:\n{rows}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only", action="append", choices=ROWS, metavar="ROW", help="a row to run (again for more), all by default"
+    )
     parser.add_argument("--runs", type=int, default=3, help="rounds that count, of the rows that have rounds")
     parser.add_argument("--small", action="store_true", help="tiny work: shows that all of it runs, measures nothing")
     parser.add_argument("--blob-mib", type=int, metavar="MIB", help="size of a large blob, 2048 by default")

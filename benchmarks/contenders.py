@@ -33,14 +33,13 @@ class Contender:
 def interleaved(bench: Workbench, contenders: Sequence[Contender], rounds: int) -> list[Figure]:
     """Let all run in turn, `rounds` times, each round beginning with another one; who fails takes for ever."""
     seconds: dict[str, list[float]] = {contender.who: [] for contender in contenders}
-    for number in range(-1 if bench.scale.warm_up else 0, rounds):  # the first one warms caches and is not counted
+    for number in range(rounds):
         turn = number % len(contenders)
         for contender in [*contenders[turn:], *contenders[:turn]]:
             with bench.fresh() as place:
                 took = _timed(contender, place)
             say(f"  round {number + 1}: {contender.who}: {took:.3f} s")
-            if number >= 0:
-                seconds[contender.who].append(took)
+            seconds[contender.who].append(took)
     return [
         Figure(
             who=contender.who,

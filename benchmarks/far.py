@@ -13,6 +13,8 @@ from benchmarks.workbench import Workbench
 
 _ROUNDS = 2
 """A link that is paced hardly varies, and everybody waits for it."""
+_ROUNDS_WITH_RESETS = 1
+"""Who gets through, and at what cost."""
 
 
 def far_blob(bench: Workbench, peers: set[str], runs: int) -> Row:
@@ -41,7 +43,7 @@ def _blob(bench: Workbench, peers: set[str], runs: int, *, resets: bool) -> Row:
         row = Row(name="far-blob", work=f"cold pull, one blob of {artifact.size >> 20} MiB")
         contenders = [*pulls.ours(artifact), *pulls.peers(artifact, peers)]
         contenders += [] if resets else pulls.curl_ranges(artifact, peers)
-        return _measured(bench, row, link, contenders, min(runs, _ROUNDS), factor=3)
+        return _measured(bench, row, link, contenders, runs, factor=3)
 
 
 def _files(bench: Workbench, peers: set[str], runs: int, *, resets: bool) -> Row:
@@ -51,15 +53,16 @@ def _files(bench: Workbench, peers: set[str], runs: int, *, resets: bool) -> Row
         row = Row(name="far-files", work=f"cold pull, {scale.files} files of {scale.file_bytes >> 10} KiB")
         contenders = [*pulls.ours(artifact), *pulls.peers(artifact, peers), *pulls.oras_at_once(artifact, peers)]
         contenders += [] if resets else pulls.curl_at_once(artifact, peers)
-        return _measured(bench, row, link, contenders, min(runs, _ROUNDS), factor=2)
+        return _measured(bench, row, link, contenders, runs, factor=2)
 
 
 def _measured(
-    bench: Workbench, row: Row, link: Link, contenders: Sequence[Contender], rounds: int, *, factor: float
+    bench: Workbench, row: Row, link: Link, contenders: Sequence[Contender], runs: int, *, factor: float
 ) -> Row:
     conditions = link.conditions
     row.work += f", {conditions.round_trip * 1000:.0f} ms and {conditions.rate / 1e6:.0f} MB/s per connection"
     cut = Counter[str]()
+    rounds = min(runs, _ROUNDS_WITH_RESETS if conditions.reset_every else _ROUNDS)
     figures = interleaved(bench, [_watched(contender, link, cut) for contender in contenders], rounds)
     row.figures = figures
     if conditions.reset_every:

@@ -23,7 +23,7 @@ def peers(artifact: Artifact, present: set[str]) -> list[Contender]:
         "oras pull": ["oras", "pull", "--plain-http", "--no-tty", "--output", "{}/out", reference],
         "crane pull": ["crane", "pull", "--insecure", "--format", "oci", reference, "{}/out"],
         "skopeo copy": [
-            "skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{reference}", "dir:{}/out",
+            "skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{reference}", "oci:{}/out:x",
         ],
     }  # fmt: skip
     return [

@@ -44,14 +44,13 @@ class Scale:
     pods: int = 100
     herd_blobs: int = 4
     herd_blob_bytes: int = 256 << 20
-    image_files: int = 20_000
-    image_bytes: int = 1 << 30
-    versions: int = 5
+    image_files: int = 10_000
+    image_bytes: int = 512 << 20
+    versions: int = 3
     version_files: int = 5000
     version_bytes: int = 256 << 20
     link_rate: int = 100_000_000
     reset_every: int = 100
-    warm_up: bool = True
 
 
 SMALL = Scale(
@@ -70,7 +69,6 @@ SMALL = Scale(
     version_bytes=1 << 20,
     link_rate=20_000_000,
     reset_every=10,
-    warm_up=False,
 )
 
 
