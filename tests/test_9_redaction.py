@@ -14,7 +14,7 @@ from tests.support.artifacts import files
 from tests.support.calls import publish_request
 from tests.support.driver import Driver, mount_capability, pod_context
 from tests.support.fake_registry import FakeRegistry
-from tests.support.fake_server import Answer, header, status
+from tests.support.fake_server import Answer, Request, header, status
 from tests.support.planted import planted
 from tests.support.providers import FakeProvider
 
@@ -71,6 +71,12 @@ class Collector:
             self.said.append(str(error))
 
 
+def repeated(request: Request, answer: Answer) -> Answer:
+    """Repeat to who comes with a token what he came with."""
+    said = {"errors": [{"code": "DENIED", "message": f"no access with {request.authorization}"}]}
+    return Answer(status=403, body=json.dumps(said).encode()) if request.authorization else answer
+
+
 def everything(collector: Collector, fake: FakeRegistry) -> None:
     """Go through each way that a secret can take."""
     reference = fake.artifact("team/model", files(x=b"content"))
@@ -93,6 +99,13 @@ def everything(collector: Collector, fake: FakeRegistry) -> None:
     collector.publish("bad-token", reference=f"{fake.address}/team/third:v1", secrets=good, pullPolicy="Always")
     fake.bend("/manifests/", header(Content_Length="1"), times=4)
     collector.publish("broken", reference=reference, secrets=good, pullPolicy="Always")
+    fake.bend("/manifests/", repeated, times=2)
+    fake.bend("/manifests/", status(403))
+    collector.publish("repeated", reference=reference, secrets=good, pullPolicy="Always")
+    fake.straighten()
+    assert not collector.publish("user", reference=f"alice:{PASSWORD}@{reference}", secrets=good)
+    assert not collector.publish("scheme", reference=f"https://alice:{PASSWORD}@{reference}")
+    collector.create(parameters={"reference": f"alice:{PASSWORD}@{reference}"})
     # what is no secret by its place, but none of the log's business
     collector.publish("attribute", reference=reference, secrets=good, include=f"*,{ATTRIBUTE}")
     collector.publish("config", reference=reference, secrets={".dockerconfigjson": f'{{"auths": "{CONFIG}"'})

@@ -12,6 +12,7 @@ import structlog
 
 from csi_oras.csi.status import code_of, go_name
 from csi_oras.errors import CsiOrasError
+from csi_oras.oci.reference import without_user
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 
@@ -71,7 +72,7 @@ def _fields(request: Any) -> dict[str, str]:
     found = {
         "volume_id": getattr(request, "volume_id", ""),
         "pod": f"{namespace}/{name}" if name else "",
-        "reference": volume_context.get("reference") or volume_context.get("oras.artifact.reference", ""),
+        "reference": without_user(volume_context.get("reference") or volume_context.get("oras.artifact.reference", "")),
     }
     return {key: value for key, value in found.items() if value}
 

@@ -54,6 +54,12 @@ def _ipv6(text: str) -> ipaddress.IPv6Address | None:
     return None if address.ipv4_mapped else address  # that is another spelling of an IPv4 address
 
 
+def without_user(text: str) -> str:
+    """Return what was given as a reference for people to read: what may be a user and his password is left out."""
+    _, at, last = text.rpartition("@")
+    return f"***@{last}" if at and not _DIGEST_LIKE.fullmatch(last) else text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
     """Where artifacts live: a registry's host (with port, if any) and a repository of it."""
@@ -80,10 +86,9 @@ class Reference:
         Raises:
             InvalidRequestError: not a reference by the grammar of distribution/reference.
         """
-        _, at, last = text.rpartition("@")
-        if at and not _DIGEST_LIKE.fullmatch(last):  # before it may stand a user and his password
+        if (shown := without_user(text)) != text:
             cause = "what stands behind the @ is not a digest"
-            raise _invalid(f"***@{last}", cause, "write @sha256:...; user and password belong in a secret")
+            raise _invalid(shown, cause, "write @sha256:...; user and password belong in a secret")
         if len(text) > _LONGEST:
             raise _invalid(text, f"is longer than {_LONGEST} characters")
         if "://" in text:
