@@ -58,7 +58,7 @@ class _Terminal:
 
     def end(self) -> int:
         """Wait for the end, and return the exit code."""
-        code = self._process.wait(60)
+        code: int = self._process.wait(60)
         self._reader.join(60)
         os.close(self._ours)
         return code
@@ -143,12 +143,12 @@ def test_publish_that_waits_says_how_far_its_pull_is(short_path: Path, pusher: P
     reference = pusher.artifact(repository, [Layer(content=os.urandom(20_000_000), title="model.bin")])
     with Gate(pusher.address) as gate, Driver(short_path) as driver:
         gate.hold_after(10_000_000)
-        asking = {"reference": reference.replace(pusher.address, gate.address)}
+        through_gate = reference.replace(pusher.address, gate.address)
         with pytest.raises(grpc.RpcError) as waiting:
-            driver.publish(driver.target(), timeout=6, **asking)
+            driver.publish(driver.target(), timeout=6, reference=through_gate)
         assert re.search(r"\d+ % \(\d\.\d MB of 20\.0 MB, [\d.]+ .?B/s, about \d+ s left\)", str(waiting.value))
         gate.open()
-        driver.publish(driver.target(), **asking)
+        driver.publish(driver.target(), reference=through_gate)
         driver.unpublish(driver.target())
 
 
