@@ -58,7 +58,7 @@ class _Terminal:
 
     def end(self) -> int:
         """Wait for the end, and return the exit code."""
-        code: int = self._process.wait(60)
+        code = self._process.wait(60)
         self._reader.join(60)
         os.close(self._ours)
         return code
@@ -66,7 +66,8 @@ class _Terminal:
     @property
     def height(self) -> int:
         """How many lines were drawn over at most."""
-        return max(run.count("\x1b[1A") for run in re.findall(r"(?:\x1b\[1A|\x1b\[2K|\r)+", self.drawn)) + 1
+        runs: list[str] = re.findall(r"(?:\x1b\[1A|\x1b\[2K|\r)+", self.drawn)
+        return max(run.count("\x1b[1A") for run in runs) + 1
 
 
 @contextmanager
