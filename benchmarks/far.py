@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import pulls
 from benchmarks.contenders import Contender, interleaved
-from benchmarks.figures import Figure, Row
+from benchmarks.figures import Figure, Kind, Row
 from benchmarks.link import Link
 from benchmarks.workbench import Workbench
 
@@ -67,7 +67,10 @@ def _measured(
     row.figures = figures
     if conditions.reset_every:
         row.name += "-resets"
-        row.work += f", one answer in {conditions.reset_every} cut off by a reset"
+        ours, theirs = (
+            sum(cut[figure.who] for figure in figures if figure.kind is kind) for kind in (Kind.OURS, Kind.PEER)
+        )
+        row.work += f", one answer in {conditions.reset_every} cut off by a reset (ours: {ours}, peers': {theirs})"
         row.figures = [_annotated(figure, cut[figure.who]) for figure in figures]
     row.goals = row.against_best_peer(factor, f"at least {factor} times as fast as the best peer that gets it")
     return row
