@@ -159,9 +159,9 @@ def test_threads_are_gone_after_a_pull(pods: Pods, driver: Driver, fake: FakeReg
     wait_for(lambda: threads(driver) <= before)
 
 
-@pytest.mark.parametrize("count", [24, 2], ids=["small", "ranged"])
+@pytest.mark.parametrize("count", [48, 2], ids=["small", "ranged"])
 def test_all_pulls_together_keep_to_the_bytes_per_second(short_path: Path, fake: FakeRegistry, count: int) -> None:
-    rate, total = 8 * _MIB, 24 * _MIB
+    rate, total = 8 * _MIB, 48 * _MIB
     policy = short_path / "policy.yaml"
     policy.write_text(f"pulls: {{rangeBytes: 1Mi, maxBytesPerSecond: {rate}}}\n")
     with Driver(short_path, "--config", str(policy)) as driver, ThreadPoolExecutor(2) as pool:
