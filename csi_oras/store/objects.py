@@ -1,13 +1,13 @@
 """Objects: files that came out of archives, by content and mode, shared by every tree that shows them.
 
-They are committed in one group when the archives of a tree have been read: one sync for all of them, then the
-renames. Until then nobody else can see them.
+They are committed in one group when the archives of a tree have been read: one sync for all of them, then
+their names. Until then nobody else can see them, and what is there is never replaced.
 """
 
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from csi_oras import kernel
@@ -116,6 +116,7 @@ class ObjectBatch:
             finally:
                 os.close(descriptor)
             for target, temporary in self._new.items():
-                os.rename(self._temporary(temporary), target)  # noqa: PTH104 (as above); of two processes' files either will do
+                with suppress(FileExistsError):  # another pull's equal file, which is never replaced: trees have it
+                    os.link(self._temporary(temporary), target)
             fsync_directory(self._paths.objects)
         self._new.clear()

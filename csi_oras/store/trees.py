@@ -8,7 +8,6 @@ import errno
 import os
 import shutil
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from csi_oras import kernel
@@ -19,7 +18,6 @@ from csi_oras.store.paths import StatePaths, store_errors
 from csi_oras.store.staging import staging
 
 _DIRECTORY_MODE = 0o555
-_ATTEMPTS = 20
 
 
 class TreeStore:
@@ -82,7 +80,7 @@ class TreeStore:
         content = file.content
         source = str(self._paths.blob(content)) if file.is_blob else self._paths.object(content, file.mode)
         try:
-            _link(source, name, directory)
+            os.link(source, name, dst_dir_fd=directory)
         except FileNotFoundError:
             raise StoreBrokenError(
                 f"content {content}", "is not in the store", "it is fetched with the next attempt"
@@ -91,15 +89,6 @@ class TreeStore:
             if error.errno != errno.EMLINK:  # ext4 allows 65,000 links of one file
                 raise
             _copy(source, name, directory, file.mode)
-
-
-def _link(source: str, name: str, directory: int) -> None:
-    """Link a file, again if another pull's equal file took its place between look-up and link (ENOENT, link(2))."""
-    for _ in range(_ATTEMPTS - 1):
-        with suppress(FileNotFoundError):
-            os.link(source, name, dst_dir_fd=directory)
-            return
-    os.link(source, name, dst_dir_fd=directory)
 
 
 def _copy(source: str, name: str, directory: int, mode: int) -> None:
