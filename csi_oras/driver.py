@@ -25,6 +25,7 @@ from csi_oras.store.volumes import VolumeRecord
 from csi_oras.telemetry.events import Events, Post
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.server import MetricsServer
+from csi_oras.transfer.turns import Turns
 from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
@@ -32,8 +33,8 @@ from csi_oras.volume.volumes import Volumes
 
 _CALLS = 16
 """Calls of the core at a time; each is short, for none waits for the network."""
-_RESOLVES = 32
-"""Tags that a controller asks for at a time."""
+_RESOLVES = 16
+"""Tags that a controller asks one registry for at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ def _make_server(settings: ServeSettings, app: Application, volumes: Volumes, no
         pool = ThreadPoolExecutor(_CALLS, "call")
         node = Node(settings.node_id, volumes, app.puller.jobs, pool, notices)  # type: ignore[abstract]
     if settings.mode in ("controller", "all"):
-        controller = Controller(app.puller.resolve, ThreadPoolExecutor(_RESOLVES, "resolve"))  # type: ignore[abstract]
+        controller = Controller(app.puller.resolve, Turns("resolve", _RESOLVES))  # type: ignore[abstract]
     return Server(settings.endpoint, app.metrics, Identity(settings.driver_name, app.check), controller, node)
 
 

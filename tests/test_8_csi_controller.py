@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -13,6 +15,7 @@ from tests.support.driver import MULTI_NODE_READER_ONLY, SINGLE_NODE_WRITER, Dri
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import status
 from tests.support.planted import planted
+from tests.support.pods import Held, wait_for
 
 pytestmark = pytest.mark.needs("root")
 pytest_plugins = ["tests.support.shared"]
@@ -158,6 +161,26 @@ def test_create_while_the_registry_fails_is_unavailable(
     fake.bend("/manifests/", status(503))
     with refused(Code.UNAVAILABLE, reference):
         create(shared_driver, parameters={"reference": reference})
+
+
+def test_create_does_not_wait_for_the_tags_of_another_registry(
+    shared_driver: Driver, fake: FakeRegistry, reference: str
+) -> None:
+    with FakeRegistry() as dead, ThreadPoolExecutor(100) as background:
+        held = Held()
+        dead.bend("/manifests/", held)
+        absent = dead.artifact("team/model", files(x=b"x"))
+        claims = [
+            background.submit(create, shared_driver, f"pvc-{number}", parameters={"reference": absent})
+            for number in range(100)
+        ]
+        wait_for(lambda: dead.count("/manifests/") >= 16)  # all that one registry gets
+        assert create(shared_driver, "pvc-good", parameters={"reference": reference}).volume_id
+        assert not any(claim.done() for claim in claims)
+        held.release()
+        for claim in claims:
+            with suppress(grpc.RpcError):
+                claim.result()
 
 
 def test_delete_of_anything_is_success(shared_driver: Driver, fake: FakeRegistry, reference: str) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 from csi_oras.csi import requests
@@ -26,6 +26,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Reference
 from csi_oras.registry import credentials
 from csi_oras.registry.credentials import Credential
+from csi_oras.transfer.turns import Turns
 from csi_oras.volume import attributes as volume_attributes
 from csi_oras.volume.templates import claim_variables
 
@@ -41,9 +42,9 @@ Resolve = Callable[[Reference, Credential | None], Digest]
 class Controller(csi_pb2_grpc.ControllerServicer):
     """CreateVolume asks the registry what a tag means now, so that a claim shows the same bytes on every node."""
 
-    def __init__(self, resolve: Resolve, pool: Executor) -> None:
+    def __init__(self, resolve: Resolve, turns: Turns) -> None:
         self._resolve = resolve
-        self._pool = pool
+        self._turns = turns
 
     async def ControllerGetCapabilities(
         self,
@@ -109,8 +110,8 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         return csi_pb2.ValidateVolumeCapabilitiesResponse(confirmed=confirmed)
 
     async def _resolved(self, reference: Reference, credential: Credential | None) -> Digest:
-        call = contextvars.copy_context().run
-        resolving = asyncio.get_running_loop().run_in_executor(self._pool, call, self._resolve, reference, credential)
+        ask = partial(contextvars.copy_context().run, self._resolve, reference, credential)
+        resolving = asyncio.wrap_future(self._turns.submit(reference.repository.registry, reference, ask))
         try:
             return await asyncio.wait_for(asyncio.shield(resolving), _PATIENCE_SECONDS)
         except TimeoutError:
