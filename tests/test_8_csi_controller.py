@@ -163,9 +163,7 @@ def test_create_while_the_registry_fails_is_unavailable(
         create(shared_driver, parameters={"reference": reference})
 
 
-def test_create_does_not_wait_for_the_tags_of_another_registry(
-    shared_driver: Driver, fake: FakeRegistry, reference: str
-) -> None:
+def test_create_does_not_wait_for_the_tags_of_another_registry(shared_driver: Driver, reference: str) -> None:
     with FakeRegistry() as dead, ThreadPoolExecutor(100) as background:
         held = Held()
         dead.bend("/manifests/", held)

@@ -23,7 +23,7 @@ BUFFER_BYTES = 512 << 10
 """What a connection reads at once; larger gains nothing, and there is one for each connection."""
 _HASH_BYTES = 4 << 20
 """What the hasher takes at once: each time it leaves the interpreter to the writers, and has to get it back."""
-_KEEP_BYTES = 4 << 20
+_KEEP_BYTES = 2 << 20
 """How often the extents of a range are written down: what a crash costs at most, for each connection."""
 _LAG_BYTES = 32 << 20
 """How far the hasher may fall behind before no new range begins: what it lags at the end, it hashes alone."""
