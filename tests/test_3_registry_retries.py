@@ -68,6 +68,16 @@ def test_pauses_take_no_more_than_the_budget_together() -> None:
     assert sum(failing.pauses) <= BUDGET_SECONDS
 
 
+def test_who_is_told_when_to_come_again_does_so_within_the_budget() -> None:
+    failing = Failing(*[1.0] * 3 * ATTEMPTS)
+    failing.run()
+    assert failing.calls == 3 * ATTEMPTS + 1
+    endless = Failing(*[1.0] * 1000)
+    with pytest.raises(RegistryUnavailableError):
+        endless.run()
+    assert sum(endless.pauses) <= BUDGET_SECONDS
+
+
 def test_failures_without_end_stop_after_some_attempts() -> None:
     failing = Failing(*[0.0] * 100)
     with pytest.raises(RegistryUnavailableError):

@@ -64,6 +64,26 @@ def test_range_that_breaks_off_goes_on(ranging: Driver, fake: FakeRegistry, targ
     assert (target / "x").read_bytes() == large
 
 
+def test_range_that_breaks_off_again_and_again_goes_on_as_long_as_bytes_come(
+    ranging: Driver, fake: FakeRegistry, target: Path, large: bytes
+) -> None:
+    reference = fake.artifact("r", [Layer(content=large, title="x")])
+    fake.bend("/blobs/", broken_off(100_000))
+    ranging.publish(target, reference=reference)
+    assert (target / "x").read_bytes() == large
+
+
+def test_range_that_breaks_off_with_next_to_nothing_each_time_is_given_up(
+    ranging: Driver, fake: FakeRegistry, target: Path, large: bytes
+) -> None:
+    reference = fake.artifact("r", [Layer(content=large, title="x")])
+    fake.bend("/blobs/", broken_off(10))
+    with refused(grpc.StatusCode.UNAVAILABLE, reference, "broke off"):
+        ranging.publish(target, reference=reference)
+    fake.straighten()
+    ranging.publish(target, reference=reference)
+
+
 def test_stream_that_breaks_off_is_begun_again(ranging: Driver, fake: FakeRegistry, target: Path) -> None:
     content = os.urandom(500_000)
     reference = fake.artifact("r", [Layer(content=content, title="x")])

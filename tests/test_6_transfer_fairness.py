@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -149,6 +150,23 @@ def test_registry_that_answers_nothing_holds_up_no_pull_from_another(
     counted.release()
     for call in calls:
         assert call.exception(60)  # there are no such tags
+
+
+def test_registries_that_hold_every_slot_leave_one_for_another(pods: Pods, other: FakeRegistry) -> None:
+    with ExitStack() as stack:
+        dead = [stack.enter_context(FakeRegistry()) for _ in range(4)]
+        held = [Counted() for _ in dead]
+        for registry, answers in zip(dead, held, strict=True):
+            registry.bend("/blobs/", answers)
+        stuck = [pods.start(registry.artifact("r", layers(2 * _BLOBS, 5 * _MIB))) for registry in dead]
+        for answers in held:
+            answers.wait_for(_BLOBS * _RANGES)
+        pods.publish(other.artifact("r", layers(3, 5 * _MIB)), timeout=60)
+        assert not any(call.done() for call in stuck)
+        for answers in held:
+            answers.release()
+        for call in stuck:
+            call.result(60)
 
 
 def test_threads_are_gone_after_a_pull(pods: Pods, driver: Driver, fake: FakeRegistry) -> None:

@@ -26,11 +26,16 @@ _Result = TypeVar("_Result")
 def retried(
     action: Callable[[], _Result], attempts: int = ATTEMPTS, sleep: Callable[[float], None] = time.sleep
 ) -> _Result:
-    """Run `action` again after a failure that may pass; under 3 s in all where no server asks for more."""
+    """Run `action` again after a failure that may pass; under 3 s in all where no server asks for more.
+
+    Who is told when to come again comes again as long as the budget lasts.
+    """
+    if attempts == 1:
+        return action()
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(RegistryUnavailableError),
         wait=_pause,
-        stop=lambda state: state.attempt_number >= attempts or _is_over_budget(state),
+        stop=lambda state: _is_over_budget(state) or (state.attempt_number >= attempts and not _asked(state)),
         sleep=sleep,
         reraise=True,
     )
@@ -50,10 +55,14 @@ def asked_pause(retry_after: str, now: datetime | None = None) -> float:
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, RegistryUnavailableError) else 0.0
-    jittered = _backoff(state)
+    asked, jittered = _asked(state), _backoff(state)
     return min(asked + jittered, BUDGET_SECONDS) if asked else jittered
+
+
+def _asked(state: tenacity.RetryCallState) -> float:
+    """Return the seconds that the server asked for, if it did."""
+    error = state.outcome.exception() if state.outcome else None
+    return error.retry_after if isinstance(error, RegistryUnavailableError) else 0.0
 
 
 def _is_over_budget(state: tenacity.RetryCallState) -> bool:

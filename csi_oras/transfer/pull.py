@@ -113,7 +113,9 @@ class Puller:
         # a job that began before verification was wanted, or with other keys, is not the one to wait for
         repository = request.reference.repository
         key = (request.key, self._verifier.in_force(repository))
-        return self.jobs.join(key, repository.registry, lambda progress: self._observed(request, progress))
+        # apart from those who bring a credential: whoever does must not wait for the node's slow providers of one
+        slots = repository.registry if request.credential else f"{repository.registry} by the node"
+        return self.jobs.join(key, slots, lambda progress: self._observed(request, progress))
 
     def resolve(self, reference: Reference, credential: Credential | None) -> Digest:
         """Ask the registry what `reference` means now, without pulling it.

@@ -7,7 +7,6 @@ there, so that the digest costs no wait at the end and no blob is ever held in m
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 
 from csi_oras.errors import RegistryUnavailableError, SizeMismatchError
@@ -25,6 +24,8 @@ _HASH_BYTES = 4 << 20
 """What the hasher takes at once: each time it leaves the interpreter to the writers, and has to get it back."""
 _KEEP_BYTES = 2 << 20
 """How often the extents of a range are written down: what a crash costs at most, for each connection."""
+_PROGRESS_BYTES = 64 << 10
+"""What the attempts of a range must bring together so that it is worth others when they are used up."""
 _LAG_BYTES = 32 << 20
 """How far the hasher may fall behind before no new range begins: what it lags at the end, it hashes alone."""
 _PATIENCE_SECONDS = 0.2
@@ -173,8 +174,14 @@ def _fetch_piece(transfer: Transfer, reader: Reader, position: int, end: int) ->
                 ingest.keep(kept, position)
 
     while position < end:
-        with suppress(CutOffError):
+        begun = position
+        try:
             retried(attempt)
+        except CutOffError:
+            continue
+        except RegistryUnavailableError:
+            if position - begun < _PROGRESS_BYTES:
+                raise
 
 
 def _receive(transfer: Transfer, stream: BlobStream, position: int, end: int) -> Iterator[memoryview]:

@@ -1,9 +1,9 @@
 """Turns: work that waits for registries, at most so much at a time for each, and dealt between those who want it.
 
 A registry has slots of its own, so that one that is dead or drips holds up nobody else's work; all registries
-together have a few times as many. Within a registry a free slot goes to the next of those who wait and not to the next
-piece of work: who wants one thing does not wait for all of somebody's five hundred. Threads are there only as long as
-there is work.
+together have a few times as many, and where these are taken, too, one that has none still gets one. Within a registry
+a free slot goes to the next of those who wait and not to the next piece of work: who wants one thing does not wait for
+all of somebody's five hundred. Threads are there only as long as there is work.
 """
 
 import threading
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 REGISTRIES = 4
 """How many registries may have all their slots busy at the same time."""
+_LATECOMERS = 64
+"""How many more may have one."""
 
 _Result = TypeVar("_Result")
 _Queue = OrderedDict[Hashable, "deque[_Task]"]
@@ -97,10 +99,11 @@ class Turns:
 
     def _take(self) -> _Task | None:
         """Take a slot and whose turn it is, if there are both."""
-        if self._running.total() >= self._share * REGISTRIES:
+        beyond = self._running.total() - self._share * REGISTRIES
+        if beyond >= _LATECOMERS:
             return None
-        free = (registry for registry in self._waiting if self._running[registry] < self._share)
-        registry = next(free, None)
+        share = self._share if beyond < 0 else 1
+        registry = next((registry for registry in self._waiting if self._running[registry] < share), None)
         if registry is None:
             return None
         queue = self._waiting[registry]
