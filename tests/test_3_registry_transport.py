@@ -129,6 +129,13 @@ def test_answer_that_is_none_is_unavailable_and_bounded(evil: FakeServer, transp
         get(transport, evil.url("/x"))
 
 
+def test_answer_in_another_protocol_is_quoted_in_short(evil: FakeServer, transport: Transport) -> None:
+    evil.bend("/x", raw(bytes(range(128, 256)) * 20))
+    with pytest.raises(RegistryUnavailableError, match=r"cannot be reached \(\\x80\\x81") as caught:
+        get(transport, evil.url("/x"))
+    assert len(caught.value.message) < 200
+
+
 @pytest.mark.row("D10")
 def test_interim_answers_without_end_are_unavailable(evil: FakeServer, transport: Transport) -> None:
     evil.bend("/x", raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))

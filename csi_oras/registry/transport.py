@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Self, cast
 from urllib.parse import SplitResult, urlsplit
 
-from csi_oras.errors import BadResponseError, RegistryUnavailableError
+from csi_oras.errors import BadResponseError, RegistryUnavailableError, printable
 from csi_oras.registry.channel import Channel
 from csi_oras.registry.dial import dial
 from csi_oras.registry.pace import PacedResponse, Peer
@@ -32,6 +32,7 @@ _UPLOAD_BYTES = 1 << 20
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 """How OpenSSL calls the answer of a server that speaks plain HTTP."""
+_LONGEST_QUOTE = 80
 _TARGET = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # what else there is, resolvers fold into names that nobody checked
 
@@ -329,4 +330,5 @@ def unreachable(origin: Origin, error: Exception) -> RegistryUnavailableError:
             str(origin), f"does not speak TLS as expected ({error.reason})", "check scheme and port"
         )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return RegistryUnavailableError(str(origin), f"cannot be reached ({reason})", "check the network and the registry")
+    quoted = printable(reason, _LONGEST_QUOTE)  # the first line of whatever answered, it may be
+    return RegistryUnavailableError(str(origin), f"cannot be reached ({quoted})", "check the network and the registry")
