@@ -362,3 +362,14 @@ def test_registry_config_that_is_none_is_one_line(tmp_path: Path, command: str, 
     )
     assert (ended.returncode, ended.stdout) == (1, "")
     assert re.fullmatch(r"csi-oras: .*config\.json: .*\n", ended.stderr)
+
+
+@pytest.mark.parametrize("command", ["doctor", "pull"])
+def test_password_without_a_user_is_a_usage_error(tmp_path: Path, command: str) -> None:
+    arguments = [command, "127.0.0.1:1/t/x:v1", "--password-stdin", "--state-dir", str(tmp_path / "state")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "csi_oras", *arguments],
+        input=f"{_WRONG}\n", capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "--password-stdin goes with --username" in ended.stderr

@@ -132,4 +132,6 @@ def credential(reference: Reference, options: dict[str, Any]) -> Credential | No
             raise click.UsageError("--username goes with --password-stdin")
         password = sys.stdin.readline().rstrip("\n")
         return Credential(username=username, password=Secret(password), source="the command line")
+    if options["password_stdin"]:
+        raise click.UsageError("--password-stdin goes with --username")
     return DockerFiles().read(str(file)).find(reference.repository, f"the file {file}") if file else None
