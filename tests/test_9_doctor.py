@@ -178,6 +178,19 @@ def test_docker_configs_that_cannot_be_used_are_each_told(node: Path) -> None:
         assert word in found.said("docker configs")
 
 
+@pytest.mark.parametrize("entry", [{"auth": "s3cr3t!!"}, {"auth": 3}, {"auth": ["s3cr3t"]}, "s3cr3t", {"auth": "/w=="}])
+def test_docker_config_with_an_entry_that_holds_nothing_is_a_warning(node: Path, entry: object) -> None:
+    good = {"auth": "dXNlcjpzM2NyM3Q="}
+    plain = {"username": "user", "password": "s3cr3t"}
+    auths = {"a.example": good, "b.example": entry, "c.example": {}, "d.example": plain}
+    (node / "config.json").write_text(json.dumps({"auths": auths}))
+    found = examine(node, f"credentials: {{dockerConfig: [{node / 'config.json'}]}}")
+    assert (found.code, found.states("docker configs")) == (0, ["warning"])
+    said = found.said("docker configs")
+    assert f'{node / "config.json"} holds no credential that can be read for "b.example"' in said
+    assert not [word for word in ("s3cr3t", "czNj", "a.example", "c.example", "d.example") if word in said]
+
+
 def test_hosts_directory_with_a_broken_file_fails_for_its_registry_alone(node: Path) -> None:
     certs = CertsD(node / "certs.d")
     certs.write("good.example", 'server = "https://good.example"')
@@ -216,6 +229,13 @@ def test_state_directory_that_is_open_to_others_is_told(node: Path, mode: int, s
     assert found.states("state directory") == [state]
     assert (f"{mode:04o}" in found.said("state directory")) == (state != "ok")
     assert stat.S_IMODE((node / "state").stat().st_mode) == mode
+
+
+def test_state_directory_that_is_a_file_fails(node: Path) -> None:
+    found = examine(node, "", "--state-dir", str(node / "policy.yaml"))
+    assert found.failed == ["state directory"]
+    assert "policy.yaml is no directory" in found.said("state directory")
+    assert "chmod" not in found.said("state directory")
 
 
 def test_database_that_is_damaged_fails_and_is_left_as_it_is(node: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from csi_oras import config
 from csi_oras.doctor.check import Check, Examination
-from csi_oras.errors import CsiOrasError, InvalidConfigError
+from csi_oras.errors import CsiOrasError, InvalidConfigError, printable
 from csi_oras.registry import provider_config
 from csi_oras.registry.docker_files import DockerFiles
 from csi_oras.registry.hosts_dirs import HostsDirectories
@@ -14,6 +14,7 @@ from csi_oras.registry.hosts_dirs import HostsDirectories
 USUAL_FILE = Path("/etc/csi-oras/policy.yaml")
 """Where the manifests of `deploy/` mount it."""
 _MOST_DIRECTORIES = 10_000
+_MOST_ENTRIES = 10
 
 
 def examine(file: Path | None) -> tuple[config.Policy | None, Check]:
@@ -72,14 +73,17 @@ def check_docker_files(paths: tuple[str, ...]) -> Iterator[Check]:
     name, files = "docker configs", DockerFiles()
     for path in paths:
         try:
-            helpers = files.read(path).helpers
+            found = files.read(path)
         except CsiOrasError as error:
             yield Check.failed(name, f"{path} {error.cause}", "correct it, it is read again at each pull")
             continue
-        if helpers:
-            message = f"{path} names helpers ({', '.join(helpers)}), which are never run"
+        for key in found.unreadable[:_MOST_ENTRIES]:
+            message = f'{path} holds no credential that can be read for "{printable(key, 80)}"'
+            yield Check.warning(name, message, 'make its "auth" the base64 of user:password')
+        if found.helpers:
+            message = f"{path} names helpers ({', '.join(found.helpers)}), which are never run"
             yield Check.warning(name, message, "write credentials into it, or use credential providers")
-        else:
+        elif not found.unreadable:
             yield Check.ok(name, f"{path} can be read")
 
 

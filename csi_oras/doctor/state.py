@@ -33,6 +33,10 @@ def check_directory(paths: StatePaths) -> Iterator[Check]:
         message = f"{paths.root} is not there: the driver makes it when it starts"
         yield Check.warning("state directory", message, "check --state-dir")
         return
+    if not paths.root.is_dir():
+        message = f"{paths.root} is no directory, so no store can live there"
+        yield Check.failed("state directory", message, "name a directory by --state-dir, here and for the driver")
+        return
     status = paths.root.stat()
     mode = stat.S_IMODE(status.st_mode)
     elsewhere = [place for place in _places(paths) if place.stat().st_dev != status.st_dev]
@@ -59,7 +63,7 @@ def _places(paths: StatePaths) -> list[Path]:
 
 def check_space(paths: StatePaths) -> Iterator[Check]:
     """Look at free bytes and inodes; some file systems do not count the latter."""
-    if not paths.root.exists():
+    if not paths.root.is_dir():
         return
     status = os.statvfs(paths.root)
     size, room = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize

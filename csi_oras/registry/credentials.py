@@ -120,6 +120,11 @@ class DockerConfig:
         """The keys by which it asks for helpers."""
         return tuple(key for key in ("credsStore", "credHelpers") if self._document.get(key))
 
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The keys whose entries are no credential, whatever they were meant to be."""
+        return tuple(key for key, entry in self._document["auths"].items() if not _is_readable(entry))
+
     def _entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for key, entry in self._document["auths"].items():
             if isinstance(entry, dict):
@@ -151,6 +156,16 @@ def _credential(entry: dict[str, Any], source: str) -> Credential | None:
         except ValueError:  # neither base64 nor UTF-8
             raise UnauthenticatedError(source, 'has an "auth" that is not base64 of user:password') from None
     return password(username, secret, source) if isinstance(username, str) and isinstance(secret, str) else None
+
+
+def _is_readable(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("auth") or "", str):
+        return False
+    try:
+        _credential(entry, "")
+    except UnauthenticatedError:
+        return False
+    return True
 
 
 def _identity(token: str, source: str) -> Credential:
