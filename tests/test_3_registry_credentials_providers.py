@@ -1,6 +1,7 @@
 """The kubelet's credential providers: its configuration, its exec protocol, and its cache rules."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -222,6 +223,13 @@ def test_configuration_that_is_wrong_is_refused_and_not_quoted(fake: FakeProvide
 def test_file_that_is_no_configuration_is_refused(fake: FakeProvider, text: str) -> None:
     fake.config.write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidConfigError, match=str(fake.config)):
+        provider_config.load(str(fake.config), str(fake.directory))
+
+
+def test_fifo_is_no_configuration(fake: FakeProvider) -> None:
+    fake.config.unlink(missing_ok=True)
+    os.mkfifo(fake.config)
+    with pytest.raises(InvalidConfigError, match="not a regular file"):
         provider_config.load(str(fake.config), str(fake.directory))
 
 

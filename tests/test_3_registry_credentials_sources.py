@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,27 @@ def test_broken_file_is_told_of_and_the_next_one_read(tmp_path: Path, content: b
     assert found.credential is not None
     assert str(broken) in found.tried[1]
     assert "planted" not in str(found)
+
+
+def make_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, make_device, make_socket, Path.mkdir, Path.symlink_to])
+def test_what_is_no_file_is_told_of_and_the_next_one_read(short_path: Path, make: Callable[..., None]) -> None:
+    strange = short_path / "strange"
+    make(*([strange, strange] if make is Path.symlink_to else [strange]))
+    docker_config(short_path / "..data", "ghcr.io", "right")
+    good = short_path / "config.json"
+    good.symlink_to("..data")  # as the kubelet mounts secrets
+    found = Keychain(lambda: Sources(docker_files=(str(strange), str(good)))).of_node(REPOSITORY)
+    assert found.credential is not None
+    assert f"{strange} cannot be read (" in found.tried[1]
 
 
 def test_helpers_are_not_run_and_warned_of_once_for_each_version(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Where the hosts of a registry stand: the directories of containerd and of docker, read again when they change."""
 
+import os
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from csi_oras.errors import RegistryUnavailableError
+from csi_oras.registry import named_files
 from csi_oras.registry.hosts_dirs import HostsDirectories
 from csi_oras.registry.hosts_file import ALL, Capability
 from tests.support.certificates import Authority, locked
@@ -116,7 +118,7 @@ def test_unchanged_file_is_read_once(certs: CertsD, monkeypatch: pytest.MonkeyPa
     certs.write("r.example", mirror("m") + "skip_verify = true\n")
     directories = certs.directories
     first = directories.hosts_of("r.example")
-    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("was read again"))
+    monkeypatch.setattr(named_files, "opened", lambda *_: pytest.fail("was read again"))
     assert directories.hosts_of("r.example") is first  # and with it, its connections can be used again
 
 
@@ -187,6 +189,20 @@ def test_hosts_file_or_directory_that_is_another_thing_fails_the_registry(certs:
 def test_certificate_that_cannot_be_used_fails_the_registry(certs: CertsD, text: str, cause: str) -> None:
     certs.write("r.example", text)
     with pytest.raises(RegistryUnavailableError, match=cause):
+        certs.directories.hosts_of("r.example")
+
+
+@pytest.mark.parametrize("name", ["hosts.toml", "ca.crt", "client.cert", "client.key"])
+def test_fifo_in_the_place_of_a_file_fails_the_registry_at_once(certs: CertsD, tmp_path: Path, name: str) -> None:
+    directory = certs.directory("r.example")
+    authority = Authority(tmp_path / "pki")
+    certificate, key = authority.pair("client")
+    for file, source in (("ca.crt", authority.ca), ("client.cert", certificate), ("client.key", key)):
+        (directory / file).symlink_to(source)  # as the kubelet mounts config maps
+    assert certs.directories.hosts_of("r.example")[0].channel is not None
+    (directory / name).unlink(missing_ok=True)
+    os.mkfifo(directory / name)
+    with pytest.raises(RegistryUnavailableError, match=f"{name}: .*not a regular file"):
         certs.directories.hosts_of("r.example")
 
 

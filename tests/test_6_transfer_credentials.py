@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -115,6 +118,33 @@ def test_docker_config_of_the_node_opens_for_every_pod_and_a_new_one_counts_at_o
         volume.publish(reference=reference)
     assert "names helpers, which are not run" in node.driver.log
     assert PASSWORD not in node.driver.log
+
+
+def test_docker_config_that_would_never_be_read_to_its_end_holds_up_no_call(node: Node, fake: FakeRegistry) -> None:
+    fake.require_basic(USER, planted(PASSWORD))
+    reference = fake.artifact("team/x", LAYERS)
+    node.names(node.file)
+    node.log_in(fake.address, USER, PASSWORD)
+    node.driver.start()
+    running = node.volume()
+    running.publish(reference=reference)
+    node.docker_config.unlink()
+    os.mkfifo(node.docker_config)
+    many = [node.volume() for _ in range(20)]  # more than the driver has threads for calls
+    with ThreadPoolExecutor(len(many)) as threads:
+        refusals = list(threads.map(partial(refusal, reference=reference), many))
+    running.unpublish()
+    assert running.is_gone()
+    assert shown(node.volume(), reference=reference, secrets={"username": USER, "password": PASSWORD})
+    assert all(f"{node.docker_config} cannot be read (it is not a regular file)" in said for said in refusals)
+
+
+def refusal(volume: Volume, reference: str) -> str:
+    try:
+        volume.publish(reference=reference, timeout=10)
+    except grpc.RpcError as error:
+        return str(error)
+    return "nothing"
 
 
 # -- the kubelet's plugins

@@ -268,6 +268,9 @@ def test_credentials_come_from_standard_input_or_a_docker_config(state: Path, tm
         auths = {registry.address: {"username": USER, "password": PASSWORD}}
         config.write_text(json.dumps({"auths": auths}))
         assert document(state, "pull", reference, "--registry-config", str(config))["fetchedBytes"] == 0
+        os.mkfifo(tmp_path / "fifo")
+        endless = run(state, "pull", reference, "--registry-config", str(tmp_path / "fifo"))
+        assert f"{tmp_path / 'fifo'}: cannot be read (it is not a regular file)" in endless.stderr
         (tmp_path / "x").write_text("x")
         pushed = document(
             state, "push", f"{registry.address}/team/out:v1", str(tmp_path / "x"), "--registry-config", str(config)

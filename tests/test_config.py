@@ -1,5 +1,6 @@
 """The node policy file: the contract's defaults, every mistake with its line, and reloading."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -238,6 +239,9 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "missing.yaml")
     with pytest.raises(InvalidConfigError, match="cannot be read"):
         load(tmp_path)
+    os.mkfifo(tmp_path / "fifo.yaml")
+    with pytest.raises(InvalidConfigError, match="not a regular file"):
+        load(tmp_path / "fifo.yaml")
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidConfigError, match="cannot be read"):

@@ -1,13 +1,13 @@
 """Key files that the policy file names: read with it, so that a missing or wrong one refuses it."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from csi_oras.config.reader import WrongValueError, list_of, read_text
 from csi_oras.errors import InvalidConfigError
+from csi_oras.registry import named_files
 
 if TYPE_CHECKING:
     from csi_oras.policy.keys import PublicKey
@@ -43,13 +43,9 @@ def content_of(path: str) -> bytes:
         InvalidConfigError: it cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:  # the latter: a path with a NUL
-        raise InvalidConfigError(f"key file {path}", f"cannot be read ({error})") from error
-    if len(content) > _LARGEST:
-        raise InvalidConfigError(f"key file {path}", f"is larger than {_LARGEST} bytes")
-    return content
+        return named_files.read(path, _LARGEST)
+    except OSError as error:
+        raise InvalidConfigError(f"key file {path}", f"cannot be read ({error.strerror})") from error
 
 
 def _read_cosign_key(node: yaml.Node) -> CosignKey:

@@ -30,6 +30,7 @@ from csi_oras.config.reader import (
 )
 from csi_oras.errors import InvalidConfigError, printable
 from csi_oras.oci.glob import Glob
+from csi_oras.registry import named_files
 from csi_oras.telemetry.logs import logger
 
 _LARGEST_FILE = 1 << 20
@@ -222,10 +223,7 @@ def read_file(path: Path) -> str:
         InvalidConfigError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise InvalidConfigError(f"policy file {path}", f"is larger than {_LARGEST_FILE} bytes")
-        return content.decode()
+        return named_files.read(path, _LARGEST_FILE).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfigError(f"policy file {path}", f"cannot be read ({error})", "check --config") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InvalidConfigError(f"policy file {path}", f"cannot be read ({reason})", "check --config") from error

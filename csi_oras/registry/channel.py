@@ -5,11 +5,16 @@ system trusts.
 """
 
 import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from csi_oras.errors import RegistryUnavailableError
+from csi_oras.registry import named_files
+
+_LARGEST_FILE = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +68,29 @@ def load(trust: TrustSettings) -> ssl.SSLContext:
     """
     context = ssl.create_default_context()
     for file in trust.authorities:
-        try:
-            context.load_verify_locations(cafile=file)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise _unusable(file, "CA certificate", error) from None
-    for certificate, key in trust.clients:
-        try:
-            context.load_cert_chain(certificate, key, password=lambda: "")  # without it, OpenSSL asks the terminal
-        except (OSError, ValueError) as error:
-            raise _unusable(key or certificate, "client certificate with its key", error) from None
+        with _opened((file,), "CA certificate") as places:
+            context.load_verify_locations(*places)
+    for pair in trust.clients:
+        with _opened(pair, "client certificate with its key") as places:
+            context.load_cert_chain(places[0], places[-1], password=lambda: "")  # without it, OpenSSL asks the terminal
     if trust.skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+@contextmanager
+def _opened(files: Iterable[Path | None], what: str) -> Iterator[list[str]]:
+    """Yield where OpenSSL, which opens files itself, finds the very files that were looked at."""
+    places: list[str] = []
+    with ExitStack() as stack:
+        try:
+            for file in filter(None, files):
+                descriptor = stack.enter_context(named_files.opened(file, _LARGEST_FILE))
+                places.append(f"/proc/self/fd/{descriptor}")
+            yield places
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise _unusable(file, what, error) from None
 
 
 def _unusable(file: Path, what: str, error: Exception) -> RegistryUnavailableError:

@@ -3,17 +3,15 @@
 Credential helpers that a file names are not run; a warning says so, once for each version of the file.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 
 from csi_oras.errors import UnauthenticatedError
 from csi_oras.oci.reference import Repository
+from csi_oras.registry import named_files
 from csi_oras.registry.credentials import LARGEST_CONFIG, Credential, DockerConfig
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.secrets import Secret
-
-_Version = tuple[int, int, int]
 
 
 class DockerFiles:
@@ -21,7 +19,7 @@ class DockerFiles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._warned: dict[str, _Version] = {}
+        self._warned: dict[str, int] = {}
 
     def find(self, paths: Iterable[str], repository: Repository, note: Callable[[str], None]) -> Credential | None:
         """Return what the first file that covers `repository` holds for it; `note` hears why one holds nothing."""
@@ -44,20 +42,18 @@ class DockerFiles:
             UnauthenticatedError: it cannot be read, or is no docker config.
         """
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 (paths are text in policy and in messages)
-                status = os.fstat(file.fileno())
-                text = file.read(LARGEST_CONFIG + 1).decode()
-        except (OSError, ValueError) as error:
+            text = named_files.read(path, LARGEST_CONFIG).decode()
+        except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise UnauthenticatedError(path, f"cannot be read ({reason})") from None
         config = DockerConfig.parse(Secret(text))
         if config is None:
             raise UnauthenticatedError(path, 'is not a docker config with "auths"')
         if config.helpers:
-            self._warn(path, (status.st_mtime_ns, status.st_size, status.st_ino), config.helpers)
+            self._warn(path, hash(text), config.helpers)
         return config
 
-    def _warn(self, path: str, version: _Version, helpers: tuple[str, ...]) -> None:
+    def _warn(self, path: str, version: int, helpers: tuple[str, ...]) -> None:
         with self._lock:
             known = self._warned.get(path) == version
             self._warned[path] = version

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from csi_oras.errors import RegistryUnavailableError
-from csi_oras.registry import hosts, hosts_file
+from csi_oras.registry import hosts, hosts_file, named_files
 from csi_oras.registry.channel import Channel, TrustSettings
 from csi_oras.registry.host import RegistryHost
 from csi_oras.registry.hosts_file import HostEntry, WrongHostsFileError
@@ -115,12 +115,10 @@ def _read(directory: Path, marks: dict[Path, _Mark]) -> tuple[HostEntry, ...]:
 
 
 def _text_of(file: Path) -> str:
-    with file.open("rb") as opened:
-        content = opened.read(_LARGEST_FILE + 1)
-    if len(content) > _LARGEST_FILE:
-        raise WrongHostsFileError(f"is larger than {_LARGEST_FILE} bytes")
     try:
-        return content.decode()
+        return named_files.read(file, _LARGEST_FILE).decode()
+    except OSError as error:
+        raise WrongHostsFileError(f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise WrongHostsFileError("is not TOML (no UTF-8)") from None
 

@@ -14,6 +14,7 @@ import yaml
 
 from csi_oras.errors import InvalidConfigError, printable
 from csi_oras.oci.reference import Repository
+from csi_oras.registry import named_files
 from csi_oras.registry.coverage import Pattern
 from csi_oras.registry.durations import parse_duration
 from csi_oras.registry.plugin import Plugin
@@ -73,9 +74,7 @@ def load(path: str, directory: str) -> tuple[Provider, ...]:
 
 def _read(file: Path, directory: str) -> Iterator[Provider]:
     try:
-        with file.open("rb") as opened:
-            text = opened.read(_LARGEST_FILE + 1)
-        document = yaml.safe_load(text) if len(text) <= _LARGEST_FILE else None
+        document = yaml.safe_load(named_files.read(file, _LARGEST_FILE))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         # of YAML only the kind of mistake: an environment variable may be a secret
         reason = error.strerror if isinstance(error, OSError) else "it is not YAML"
