@@ -30,6 +30,7 @@ _PLANTED = planted("correct horse+battery/")
         (f"bad header {base64.b64encode(f'user:{_PLANTED}'.encode()).decode()}", False),
         (f"bad query ?password={quote_plus(_PLANTED)}", False),
     ],
+    ids=["other words", "password", "header", "query"],
 )
 @pytest.mark.row("D13")
 def test_refusal_is_quoted_unless_it_repeats_the_credential(fake: FakeRegistry, said: str, *, is_quoted: bool) -> None:

@@ -13,8 +13,8 @@ LARGEST_INTEGER = 2**53
 """The largest integer that every JSON implementation reads alike."""
 
 
-def parse_object(content: bytes, subject: str) -> dict[str, Any]:
-    """Parse a JSON object; the caller has limited its size.
+def parse_object(content: bytes, subject: str, *, is_secret: bool = False) -> dict[str, Any]:
+    """Parse a JSON object; the caller has limited its size, and says whether none of it may be quoted.
 
     Raises:
         BadResponseError: no JSON at all (a login page, say).
@@ -28,8 +28,9 @@ def parse_object(content: bytes, subject: str) -> dict[str, Any]:
     except _RefusedError as error:
         raise HostileContentError(subject, str(error)) from None
     except ValueError:
-        start = printable(content[:40].decode("utf-8", "replace"))
-        raise BadResponseError(subject, f'is not JSON but begins with "{start}"', "check the address") from None
+        start = "" if is_secret else printable(content[:40].decode("utf-8", "replace"))
+        but = f' but begins with "{start}"' if start else ""
+        raise BadResponseError(subject, f"is not JSON{but}", "check the address") from None
     if not isinstance(document, dict):
         raise HostileContentError(subject, "is not a JSON object")
     return document

@@ -63,7 +63,7 @@ def run(plugin: Plugin, image: str, timeout: float = TIMEOUT_SECONDS) -> PluginR
     request = {"kind": "CredentialProviderRequest", "apiVersion": plugin.api_version, "image": image}
     answer = _exchange(plugin, json.dumps(request).encode(), time.monotonic() + timeout)
     try:
-        return _response(document.parse_object(answer, "response"), plugin.api_version)
+        return _response(document.parse_object(answer, "response", is_secret=True), plugin.api_version)
     except CsiOrasError:  # whose words may quote the answer
         raise PluginError("gave no valid response") from None
     except ValueError:

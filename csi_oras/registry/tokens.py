@@ -167,7 +167,7 @@ def _refused(access: Access, response: Response) -> Exception:
 
 def _read_token(body: bytes, subject: str) -> tuple[Secret, float]:
     try:
-        document = json.parse_object(body, subject)
+        document = json.parse_object(body, subject, is_secret=True)
         token = json.text(document, "token", subject, "") or json.text(document, "access_token", subject, "")
     except UnacceptableError:  # whose words may quote the answer, and with it a token
         token = ""
