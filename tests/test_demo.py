@@ -30,7 +30,8 @@ def event(volume: str, code: str) -> str:
 KEY_LINES = {
     "where it is": r"^DEMO=/.*/csi-oras-demo-\w+$",
     "the registry": r"-> a CNCF distribution registry answers at 127\.0\.0\.1:\d+$",
-    "the driver": r"> csi-oras serve --mode all .*\n +-> the driver, process \d+, answers",
+    "the driver": r"> csi-oras serve --mode all .* --service-account-dir \$DEMO/no-account\n"
+    r" +-> the driver, process \d+, answers",
     "its name": r"> GetPluginInfo\n +-> name: csi\.oras\.land$",
     "its probe": r"> Probe\n +-> ready: true$",
     "a push by oras-py": rf"> oras-py: push {REFERENCE}/site:v1 README\.md config/app\.yaml .*\n +-> {SHA256}$",

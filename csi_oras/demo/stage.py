@@ -87,6 +87,7 @@ class Stage:
             sys.executable, "-m", "csi_oras", "serve", "--mode", "all", "--node-id", "demo-node",
             "--endpoint", f"unix://{self.socket}", "--state-dir", str(self.state), "--kubelet-dir", str(self.kubelet),
             "--metrics-address", f"127.0.0.1:{self.metrics_port}", "--log-format", "text",
+            "--service-account-dir", str(self.directory / "no-account"),  # its pods are played: no cluster is told
         ]  # fmt: skip
 
     def start_driver(self) -> float:

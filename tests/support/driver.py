@@ -78,7 +78,9 @@ class Driver:
             *self.runner, sys.executable, "-m", "csi_oras", "serve", "--mode", self.mode,
             "--endpoint", f"unix://{self.socket}", "--node-id", "node-1",
             "--state-dir", str(self.state), "--kubelet-dir", str(self.kubelet),
-            "--metrics-address", f"127.0.0.1:{self.metrics_port}", *self.flags,
+            "--metrics-address", f"127.0.0.1:{self.metrics_port}",
+            "--service-account-dir", str(self.directory / "no-account"),  # not that of a pod that runs the tests
+            *self.flags,
         ]  # fmt: skip
         with (self.directory / "driver.log").open("ab") as log:
             self.process = subprocess.Popen(
