@@ -1,8 +1,10 @@
 """Events on pods: a real driver, and an API server that takes them, refuses them, hangs or is away."""
 
+import gzip
 import json
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from csi_oras.telemetry.cluster import Cluster
 from csi_oras.telemetry.events import MOST_WAITING, Event, Events, Pod, Post, Reason
 from csi_oras.telemetry.metrics import EventOutcome, Metrics
 from tests.support.api_server import TOKEN, ApiServer, refusal
@@ -20,7 +23,7 @@ from tests.support.calls import publish_request, refused
 from tests.support.cosign import Signer
 from tests.support.driver import Driver, pod_context
 from tests.support.fake_registry import FakeRegistry
-from tests.support.fake_server import status
+from tests.support.fake_server import Bend, dripping, status
 from tests.support.gate import Gate
 from tests.support.pods import Held, wait_for
 from tests.support.signing import rule
@@ -95,7 +98,7 @@ def test_event_is_of_the_pod_and_from_the_driver_on_its_node(
         assert event["firstTimestamp"] == event["lastTimestamp"]
         assert event["metadata"]["name"].startswith("web-0.")
     assert first["metadata"]["name"] != second["metadata"]["name"]
-    assert outcomes(cluster, "sent") == 2
+    wait_for(lambda: outcomes(cluster, "sent") == 2)
 
 
 @in_a_cluster
@@ -231,7 +234,21 @@ def test_api_server_that_is_away_is_tried_again(api: ApiServer, cluster: Driver,
     api.wait("Pulling", "Pulled")
     (line,) = complaints(cluster)
     assert line["outcome"] == "unreachable"
-    assert outcomes(cluster, "sent") == 2
+    wait_for(lambda: outcomes(cluster, "sent") == 2)
+
+
+@in_a_cluster
+def test_api_server_that_drips_its_answer_is_given_up_and_tried_again(
+    api: ApiServer, cluster: Driver, fake: FakeRegistry
+) -> None:
+    api.bend("/events", dripping(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n", 0.5), times=1)
+    api.bend("/events", lambda _request, _answer: refusal(409, "AlreadyExists"), times=1)  # it was taken
+    publish(cluster, "web-0", fake.artifact("team/model", files(x=b"x")))
+    api.wait("Pulling", "Pulled")
+    (line,) = complaints(cluster)
+    assert line["outcome"] == "unreachable"
+    assert line["cause"].startswith("ReadTimeout")
+    wait_for(lambda: outcomes(cluster, "sent") == 2)
 
 
 @in_a_cluster
@@ -246,7 +263,7 @@ def test_event_whose_answer_was_lost_is_not_written_twice(api: ApiServer, cluste
     api.wait("Pulling", "Pulled")
     first, again, _ = api.seen("/events")
     assert first.body == again.body
-    assert outcomes(cluster, "sent") == 2
+    wait_for(lambda: outcomes(cluster, "sent") == 2)
 
 
 @in_a_cluster
@@ -329,6 +346,17 @@ def test_pods_with_hostile_names_make_no_request(api: ApiServer, cluster: Driver
 
 
 @in_a_cluster
+def test_driver_of_a_test_writes_no_events_to_the_cluster_that_the_test_runs_in(
+    short_path: Path, api: ApiServer
+) -> None:
+    with Driver(short_path, environment=api.environment()) as driver:
+        assert driver.process is not None
+        command = Path(f"/proc/{driver.process.pid}/cmdline").read_text().split("\0")
+        account = Path(command[command.index("--service-account-dir") + 1])
+        assert not account.exists()
+
+
+@in_a_cluster
 def test_driver_outside_of_a_cluster_says_once_that_pods_get_no_events(
     short_path: Path, api: ApiServer, fake: FakeRegistry
 ) -> None:
@@ -339,6 +367,92 @@ def test_driver_outside_of_a_cluster_says_once_that_pods_get_no_events(
         assert [line["level"] for line in lines] == ["info"]
         assert not any(name.startswith("csi_oras_events_total") for name in driver.metrics())
     assert api.requests == []
+
+
+# -- the answer
+
+
+@pytest.fixture
+def speaker(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Speaks to the API server, and gives it little time."""
+    for name, value in api.environment().items():
+        monkeypatch.setenv(name, value)
+    speaker = Cluster(api.account, "csi.oras.land", "node-1", seconds=1)
+    yield speaker
+    speaker.close()
+
+
+def event() -> Event:
+    return Event(pod=pod(1), reason=Reason.PULLED, message="pulled", time=1000.0)
+
+
+OK = b"HTTP/1.1 201 Created\r\n"
+ENDLESS = {
+    "status line": dripping(b"", 0.05),
+    "headers": dripping(OK + b"X: ", 0.05),
+    "interim answers": dripping(b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + b"HTTP/1.1 ", 0.05),
+    "body": dripping(OK + b"Content-Length: 1000000\r\n\r\n", 0.05),
+    "body of no length": dripping(OK + b"\r\n", 0.05),
+    "refusal": dripping(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1000000\r\n\r\n", 0.05),
+}
+
+
+@pytest.mark.parametrize("bend", ENDLESS.values(), ids=ENDLESS.keys())
+def test_post_of_an_answer_that_drips_ends(api: ApiServer, speaker: Cluster, bend: Bend) -> None:
+    api.bend("/events", bend, times=1)
+    outcome, cause = speaker.post(event())
+    assert outcome is EventOutcome.UNREACHABLE
+    assert "Error" in cause or "Timeout" in cause
+    assert speaker.post(event()) == (EventOutcome.SENT, "")
+
+
+def test_post_of_a_long_answer_is_unreachable(api: ApiServer, speaker: Cluster) -> None:
+    api.bend("/events", status(201, b" " * (3 << 20)))
+    cause = "ReadError: the answer is longer than 1048576 bytes"
+    assert speaker.post(event()) == (EventOutcome.UNREACHABLE, cause)
+
+
+def test_post_of_a_compressed_answer_is_not_expanded(api: ApiServer, speaker: Cluster) -> None:
+    bomb = gzip.compress(bytes(64 << 20))
+    api.bend("/events", status(201, bomb, Content_Encoding="gzip", Content_Type="application/json"))
+    tracemalloc.start()
+    try:
+        outcome, _ = speaker.post(event())
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert outcome is EventOutcome.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        (307, EventOutcome.REFUSED),
+        (403, EventOutcome.FORBIDDEN),
+        (409, EventOutcome.SENT),
+        (422, EventOutcome.REFUSED),
+        (503, EventOutcome.UNREACHABLE),
+    ],
+)
+@pytest.mark.parametrize(
+    "said",
+    [
+        (b"", {}),
+        (b"evil", {"Content_Type": "application/json"}),
+        (b"[1]", {"Content_Type": "application/json"}),
+        (b"[" * 100_000, {"Content_Type": "application/json"}),
+        (b"evil", {"Content_Type": "text/plain; charset=zlib"}),
+    ],
+    ids=["no type", "no JSON", "another document", "deep", "no charset"],
+)
+def test_post_of_a_refusal_that_is_no_status_document_goes_by_its_code(
+    api: ApiServer, speaker: Cluster, code: int, outcome: EventOutcome, said: tuple[bytes, dict[str, str]]
+) -> None:
+    body, headers = said
+    api.bend("/events", status(code, body, **headers))
+    found, cause = speaker.post(event())
+    assert found is outcome
+    assert cause.startswith(f"{code}: ") or outcome is EventOutcome.SENT
 
 
 # -- the queue

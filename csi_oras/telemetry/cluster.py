@@ -14,11 +14,13 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event as EventResource
 
 from csi_oras.errors import printable
+from csi_oras.telemetry.bounded import BoundedTransport
 from csi_oras.telemetry.events import Event
 from csi_oras.telemetry.metrics import EventOutcome
 
-_SECONDS = 5.0
-"""How long the API server may take to be connected to, and for each part of its answer."""
+_SECONDS = 10.0
+"""How long the API server may take, from the connection to the last byte of its answer."""
+_LONGEST_ANSWER = 1 << 20
 _LONGEST_BASE = 230
 """Characters of a pod's name in an event's; with the time it must not exceed 253."""
 _LONGEST_INSTANCE = 128
@@ -29,20 +31,21 @@ _LONGEST_CAUSE = 300
 class Cluster:
     """Writes events as the kubelet does, from `component` on `node`."""
 
-    def __init__(self, account: Path, component: str, node: str) -> None:
+    def __init__(self, account: Path, component: str, node: str, seconds: float = _SECONDS) -> None:
         self._account = account
         self._component = component
         self._node = node
+        self._seconds = seconds
         self._client: Client | None = None
 
     def post(self, event: Event) -> tuple[EventOutcome, str]:
         """Create the event, and say what became of it and why."""
         try:
             self._connected().create(self._resource(event))
-        except httpx2.HTTPStatusError as error:
-            return self._refusal(error)
         except Exception as error:  # noqa: BLE001 (beside its own, the client lets through what TLS and decoders raise)
-            self._disconnect()
+            if refusal := _refusal_behind(error):
+                return self._refusal(refusal)
+            self.close()
             return EventOutcome.UNREACHABLE, _cause(error)
         return EventOutcome.SENT, ""
 
@@ -54,13 +57,13 @@ class Cluster:
             authority.verify_flags &= ~ssl.VERIFY_X509_STRICT
             self._client = Client(
                 KubeConfig.from_service_account(self._account),
-                timeout=httpx2.Timeout(_SECONDS),
                 trust_env=False,  # a proxy is for registries
-                transport=httpx2.HTTPTransport(verify=authority, trust_env=False),
+                transport=BoundedTransport(authority, self._seconds, _LONGEST_ANSWER),
             )
         return self._client
 
-    def _disconnect(self) -> None:
+    def close(self) -> None:
+        """Hang up; the next event connects anew."""
         client, self._client = self._client, None
         if client:
             client.close()
@@ -93,12 +96,21 @@ class Cluster:
             return EventOutcome.SENT, ""
         if code == _FORBIDDEN:
             # a namespace that is on its way out takes nothing new, and says so with the same code
-            ending = '"NamespaceTerminating"' in error.response.text
+            ending = b'"NamespaceTerminating"' in error.response.content  # as text it has any encoding it says
             return (EventOutcome.REFUSED if ending else EventOutcome.FORBIDDEN), cause
         if code in (_UNAUTHORIZED, _TIMEOUT, _TOO_MANY) or code >= _SERVER_ERROR:
-            self._disconnect()
+            self.close()
             return EventOutcome.UNREACHABLE, cause
         return EventOutcome.REFUSED, cause
+
+
+def _refusal_behind(error: BaseException | None) -> httpx2.HTTPStatusError | None:
+    """Find the answer that the client failed over, as it does where one says no type or is not what it says."""
+    while error:
+        if isinstance(error, httpx2.HTTPStatusError):
+            return error
+        error = error.__context__
+    return None
 
 
 def _cause(error: Exception) -> str:
