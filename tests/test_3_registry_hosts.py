@@ -147,6 +147,26 @@ def test_mirror_that_answers_badly_is_passed_over_at_once(
     assert mirror.count("/manifests/") == 1
 
 
+NO_MANIFESTS = [b"", b"<html>log in</html>", b"\xff", b"[]", b'"v1"', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("content", NO_MANIFESTS, ids=["empty", "page", "binary", "list", "text", "deep"])
+def test_mirror_whose_tag_is_no_manifest_says_nothing_of_it(
+    open_: Open, upstream: FakeRegistry, mirror: FakeRegistry, digest: Digest, content: bytes
+) -> None:
+    mirror.bend("/manifests/", body(content))
+    client = open_(host(mirror))
+    assert client.manifest("v1", limit=LIMIT).digest == digest
+    upstream.bend("/manifests/", status(404))
+    with pytest.raises(ArtifactNotFoundError, match=rf"the mirror http://{mirror.address} sent what "):
+        client.manifest("v1", limit=LIMIT)
+
+
+def test_registry_whose_tag_is_no_manifest_is_taken_at_its_word(open_: Open, upstream: FakeRegistry) -> None:
+    upstream.bend("/manifests/", body(b"<html>log in</html>"))
+    assert open_("").manifest("v1", limit=LIMIT).content == b"<html>log in</html>"
+
+
 @pytest.mark.parametrize("bend", [status(404), status(403), status(503), header(Content_Encoding="gzip")])
 def test_blob_that_a_mirror_refuses_comes_from_the_next_host(open_: Open, mirror: FakeRegistry, bend: Bend) -> None:
     mirror.bend("/blobs/", bend)

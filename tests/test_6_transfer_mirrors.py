@@ -19,7 +19,7 @@ from tests.support.calls import refused
 from tests.support.certificates import Authority
 from tests.support.driver import Driver
 from tests.support.fake_registry import FakeRegistry
-from tests.support.fake_server import Answer, Request
+from tests.support.fake_server import Answer, Request, status
 from tests.support.hosts import CertsD
 from tests.support.private_registry import PASSWORD, SECRET, USER, private_registry
 from tests.support.volume import Volume
@@ -202,6 +202,17 @@ def test_mirror_with_other_bytes_is_found_out_and_passed_over(
     certs.write(upstream.address, host(fake.address))
     assert (publish(reference=reference).target / "model").read_bytes() == content
     assert fake.count("/blobs/") >= 1
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>log in</html>"], ids=["empty", "page"])
+def test_mirror_with_other_than_a_manifest_is_passed_over(
+    fake: FakeRegistry, upstream: Upstream, certs: CertsD, publish: Publish, content: bytes
+) -> None:
+    reference = upstream.push(*files(x=b"from the registry"))
+    fake.bend("/manifests/", status(200, content))
+    certs.write(upstream.address, host(fake.address))
+    assert (publish(reference=reference).target / "x").read_bytes() == b"from the registry"
+    assert fake.count("/manifests/") >= 1
 
 
 def test_mirror_that_may_not_resolve_cannot_move_a_tag(

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from csi_oras.errors import BadResponseError, RegistryUnavailableError, SizeMismatchError, printable
+from csi_oras.errors import BadResponseError, RegistryUnavailableError, SizeMismatchError, UnacceptableError, printable
+from csi_oras.oci import document as json
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.registry.pace import Peer
@@ -76,6 +77,18 @@ def refuse_encoded(response: Response, subject: str) -> None:
     """
     if response.header("Content-Encoding").lower() not in ("", "identity"):
         raise BadResponseError(subject, "comes encoded, though that was not asked for", "check that it is a registry")
+
+
+def refuse_other_than_json(content: bytes, subject: str, speaker: str) -> None:
+    """Let the manifest of a mirror pass that is a JSON object; what else a tag may be there is the next host's to say.
+
+    Raises:
+        BadResponseError: it is none.
+    """
+    try:
+        json.parse_object(content, subject)
+    except UnacceptableError as error:
+        raise BadResponseError(subject, f"{speaker} sent what {error.cause}", "check the mirror") from None
 
 
 def digest_like(expected: Digest, content: bytes) -> Digest:

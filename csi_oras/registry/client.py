@@ -89,6 +89,8 @@ class RepositoryClient:
         digest = Digest.of(content) if expected is None else answers.digest_like(expected, content)
         if expected is not None and digest != expected:
             raise DigestMismatchError(subject, f"{session.host.name} sent a manifest with digest {digest}", "report it")
+        if expected is None and not session.host.is_own:
+            answers.refuse_other_than_json(content, subject, session.host.name)
         return FetchedManifest(content=content, digest=digest, media_type=media_type)
 
     def digest_hint(self, tag: str, *, attempts: int = ATTEMPTS) -> Digest | None:
