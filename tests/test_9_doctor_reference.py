@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,54 +15,26 @@ from csi_oras.demo.distribution import free_port
 from tests.support.artifacts import Layer, Pusher
 from tests.support.certificates import Authority, server_context
 from tests.support.cosign import Place, Signer
-from tests.support.doctoring import Diagnosis, diagnose, doctor
+from tests.support.doctoring import Examine, doctor, mirror
 from tests.support.fake_registry import FakeRegistry
-from tests.support.fake_server import Bend, FakeServer, header, raw, stalled, status
+from tests.support.fake_server import Bend, raw, stalled, status
 from tests.support.hosts import CertsD
-from tests.support.planted import MARK, planted
+from tests.support.planted import planted
 from tests.support.private_registry import PASSWORD, USER, private_registry
 from tests.support.providers import FakeProvider
 from tests.support.signing import push, rule
 from tests.support.token_registry import token_registry
 
-pytest_plugins = ["tests.support.fake_fixtures"]
+pytest_plugins = ["tests.support.doctor_fixtures", "tests.support.fake_fixtures"]
 
 _LAYERS = [Layer(content=b"hello", title="a.txt")]
 _RIGHT, _WRONG = planted("right"), planted("wrong")
 _OTHER = [Layer(content=b"other", title="a.txt")]
 
-Examine = Callable[..., Diagnosis]
-
-
-@pytest.fixture
-def examine(tmp_path: Path) -> Iterator[Examine]:
-    """Ask the doctor for a reference, with a policy; whatever he says, no secret is in it."""
-    said: list[str] = []
-
-    def examine(reference: str, policy: str = "", *arguments: str, stdin: str = "") -> Diagnosis:
-        (tmp_path / "policy.yaml").write_text(policy or f"registries: {{hostsDirs: [{tmp_path / 'certs.d'}]}}")
-        flags = ("--state-dir", tmp_path / "state", "--config", tmp_path / "policy.yaml")
-        found = diagnose(reference, *flags, *arguments, stdin=stdin)
-        said.append(json.dumps(found.document))
-        return found
-
-    yield examine
-    assert said
-    assert not [document for document in said if MARK in document]
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> CertsD:
-    return CertsD(tmp_path / "certs.d")
-
 
 def docker_config(path: Path, registry: str, password: str) -> Path:
     path.write_text(json.dumps({"auths": {registry: {"username": USER, "password": password}}}))
     return path
-
-
-def mirror(url: str, capabilities: str = '"pull", "resolve"') -> str:
-    return f'[host."{url}"]\ncapabilities = [{capabilities}]\n'
 
 
 # -- credentials
@@ -166,17 +138,18 @@ def test_dead_mirror_is_a_warning_and_the_registry_serves(fake: FakeRegistry, ex
 
 
 def test_mirror_serves_and_is_never_shown_the_credential(
-    fake: FakeRegistry, evil: FakeServer, examine: Examine, certs: CertsD, tmp_path: Path
+    fake: FakeRegistry, examine: Examine, certs: CertsD, tmp_path: Path
 ) -> None:
     fake.require_basic(USER, _RIGHT)
-    reference = fake.artifact("t/x", _LAYERS)
-    digest = next(digest for digest in fake.manifests["t/x"] if digest.startswith("sha256:"))
-    evil.bend("/manifests/", header(Docker_Content_Digest=digest))
-    certs.write(fake.address, f'server = "http://{fake.address}"\n' + mirror(evil.url()))
-    login = docker_config(tmp_path / "config.json", fake.address, _RIGHT)
-    found = examine(reference, "", "--registry-config", str(login))
-    assert (found.code, found.states("mirror"), found.states("registry")) == (0, ["ok"], ["ok"])
-    assert found.document["reference"]["servedBy"] == f"{evil.url()}v2"
+    with FakeRegistry() as other:
+        other.artifact("t/x", _LAYERS)
+        reference = fake.artifact("t/x", _LAYERS)
+        certs.write(fake.address, f'server = "http://{fake.address}"\n' + mirror(other.url()))
+        login = docker_config(tmp_path / "config.json", fake.address, _RIGHT)
+        found = examine(reference, "", "--registry-config", str(login))
+        assert (found.code, found.states("mirror"), found.states("registry")) == (0, ["ok"], ["ok"])
+        assert found.document["reference"]["servedBy"] == f"{other.url()}v2"
+        assert other.credentials_seen() == []
 
 
 def test_mirror_that_lags_behind_is_a_warning(fake: FakeRegistry, examine: Examine, certs: CertsD) -> None:
@@ -200,7 +173,7 @@ def test_mirror_that_may_only_pull_is_asked_by_digest(fake: FakeRegistry, examin
         assert (found.code, found.states("mirror"), found.states("registry")) == (0, ["ok", "ok"], ["ok"])
         told = found.document["reference"]
         assert (told["resolvedBy"], told["servedBy"]) == (f"http://{fake.address}/v2", f"http://{pulled.address}/v2")
-        assert [request.path.partition("/manifests/")[2][:7] for request in pulled.seen()] == ["sha256:"]
+        assert [request.path.partition("/manifests/")[2][:7] for request in pulled.seen("/manifests/")] == ["sha256:"]
         assert pushed.seen() == []
         assert "is not asked for this" in found.said("mirror")
 

@@ -9,7 +9,7 @@ from typing import Any
 from csi_oras import app, config
 from csi_oras.doctor import hosts, settings, signatures, stored
 from csi_oras.doctor.check import SECONDS, Check, Finding, State, begin, run
-from csi_oras.doctor.hosts import HostAnswer
+from csi_oras.doctor.hosts import HostAnswer, Question, Route
 from csi_oras.errors import AccessDeniedError, CsiOrasError
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.glob import Glob
@@ -23,6 +23,7 @@ from csi_oras.registry.keychain import Found, Keychain
 from csi_oras.registry.providers import Providers
 from csi_oras.registry.registries import Registries
 from csi_oras.registry.transport import Transport
+from csi_oras.transfer.resolve import ManifestLimits
 
 _STALL_SECONDS = 5.0
 
@@ -113,28 +114,34 @@ def _ask_registry(inquiry: Inquiry, credential: Credential | None) -> tuple[Dige
     directories = HostsDirectories(lambda: inquiry.policy.registries.hosts_dirs)
     registries = Registries(transport, directories)
     try:
-        digest, found = _ask_hosts(inquiry, registries, directories, credential)
-        if digest:
+        way, found = _ask_hosts(inquiry, registries, directories, credential)
+        if way and way.artifact:
             client = registries.repository(inquiry.reference.repository, credential)
-            found += _look_for_signatures(inquiry, client, digest)
+            found += _look_for_signatures(inquiry, client, (way.digest, way.artifact))
     except CsiOrasError as error:  # what the node says about the hosts cannot be read
         return None, Finding(checks=(Check.of_error("hosts", error),))
     finally:
         transport.close()
-    return digest, found
+    return way.digest if way and way.artifact else None, found
 
 
 def _ask_hosts(
     inquiry: Inquiry, registries: Registries, directories: HostsDirectories, credential: Credential | None
-) -> tuple[Digest | None, Finding]:
+) -> tuple[Route | None, Finding]:
     reference = inquiry.reference
-    repository = reference.repository
+    repository, limits = reference.repository, inquiry.policy.limits
 
     def open_host(host: RegistryHost) -> RepositoryClient:
         return registries.at(host, repository, credential)
 
     listed, source = registries.hosts(repository.registry), _source(directories, repository.registry)
-    answers = hosts.ask_all(listed, open_host, reference, inquiry.policy.limits.manifest_bytes)
+    question = Question(
+        reference=reference,
+        platform=inquiry.platform,
+        limits=ManifestLimits(manifest_bytes=limits.manifest_bytes, layers=limits.layers),
+        open_host=open_host,
+    )
+    answers = hosts.ask_all(listed, question)
     way = hosts.route(answers, reference)
     checks = tuple(hosts.check(answer, way) for answer in answers)
     document: dict[str, Any] = {
@@ -143,13 +150,18 @@ def _ask_hosts(
     }
     if source:
         checks = (Check.ok("hosts", f"they are asked as {source} says, in this order"), *checks)
-    if way is None:
-        failed = Check.failed("artifact", "no host serves it", "see what each of them says")
-        return None, Finding(checks=(*checks, failed), document=document)
-    document |= {"digest": str(way.digest), "resolvedBy": way.resolving.url, "servedBy": way.serving.url}
+    return way, Finding(checks=checks, document=document) + _verdict(way)
+
+
+def _verdict(way: Route | None) -> Finding:
+    if way is None or way.serving is None:
+        what = f"what {way.resolving.url} says that it is: {way.digest}" if way else "it"
+        failed = Check.failed("artifact", f"no host serves {what}", "see what each of them says")
+        return Finding(checks=(failed,))
     told = "" if way.serving is way.resolving else f", as {way.resolving.url} says"
     served = Check.ok("artifact", f"{way.serving.url} would serve it: {way.digest}{told}")
-    return way.digest, Finding(checks=(*checks, served), document=document)
+    document = {"digest": str(way.digest), "resolvedBy": way.resolving.url, "servedBy": way.serving.url}
+    return Finding(checks=(served,), document=document)
 
 
 def _source(directories: HostsDirectories, registry: str) -> Path | None:
@@ -171,8 +183,8 @@ def _host(answer: HostAnswer, check: Check) -> dict[str, Any]:
     }
 
 
-def _look_for_signatures(inquiry: Inquiry, client: RepositoryClient, root: Digest) -> Finding:
-    work = partial(signatures.look, inquiry.policy, client, inquiry.reference, root, inquiry.platform)
+def _look_for_signatures(inquiry: Inquiry, client: RepositoryClient, signable: tuple[Digest, Digest]) -> Finding:
+    work = partial(signatures.look, inquiry.policy, client, signable)
     try:
         return begin(work).result(2 * SECONDS)
     except TimeoutError:

@@ -5,11 +5,7 @@ from typing import Any
 
 from csi_oras import app, config
 from csi_oras.doctor.check import SECONDS, Check, Finding
-from csi_oras.oci import manifest as manifests
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.manifest import Index
-from csi_oras.oci.platform import Platform
-from csi_oras.oci.reference import Reference
 from csi_oras.policy.signatures import VerificationRule
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.transfer.verify import SignatureSearch
@@ -17,33 +13,17 @@ from csi_oras.transfer.verify import SignatureSearch
 _REMEDY = "sign it with cosign, or change verification in the policy file"
 
 
-def look(
-    policy: config.Policy, client: RepositoryClient, reference: Reference, root: Digest, platform: Platform
-) -> Finding:
-    """Look for a signature for each rule that the repository falls under, as a pull of `root` would.
-
-    Raises:
-        UnobtainableError, UnacceptableError: the manifest that is to be signed cannot be got.
-    """
-    rules = [rule for rule in app.verification(policy) if rule.match.matches(str(reference.repository))]
+def look(policy: config.Policy, client: RepositoryClient, signable: tuple[Digest, Digest]) -> Finding:
+    """Look for a signature for each rule that the repository falls under, of a root or of the manifest it leads to."""
+    rules = [rule for rule in app.verification(policy) if rule.match.matches(str(client.repository))]
     if not rules:
         unwanted = Check.ok("signature", "no rule of node policy wants one")
         return Finding(checks=(unwanted,), document={"verification": []})
-    digests = _signable(policy, client, reference, root, platform)
+    digests = list(dict.fromkeys(signable))
     files = {key.key.fingerprint: key.path for rule in policy.verification for key in rule.cosign_keys}
     found = [_search(rule, client, digests, files) for rule in rules]
     checks, documents = zip(*found, strict=True)
     return Finding(checks=checks, document={"verification": list(documents)})
-
-
-def _signable(
-    policy: config.Policy, client: RepositoryClient, reference: Reference, root: Digest, platform: Platform
-) -> list[Digest]:
-    """Return the digests of which one must be signed: the root, and what an index leads to."""
-    limits, subject = policy.limits, str(reference)
-    fetched = client.manifest(str(root), limit=limits.manifest_bytes, expected=root)
-    parsed = manifests.parse(fetched.content, fetched.media_type, subject, most_layers=limits.layers)
-    return [root, parsed.select(platform, subject).digest] if isinstance(parsed, Index) else [root]
 
 
 def _search(

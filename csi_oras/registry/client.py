@@ -43,12 +43,18 @@ class RepositoryClient:
     """One repository, with one credential or none."""
 
     def __init__(
-        self, repository: Repository, credential: Credential | None, sessions: Sequence[Session], rota: Rota
+        self,
+        repository: Repository,
+        credential: Credential | None,
+        sessions: Sequence[Session],
+        rota: Rota,
+        attempts: int = ATTEMPTS,
     ) -> None:
         self.repository = repository
         self.credential = credential
         self._sessions = sessions
         self._rota = rota
+        self._attempts = attempts
 
     @property
     def lenders(self) -> str:
@@ -93,14 +99,13 @@ class RepositoryClient:
             answers.refuse_other_than_json(content, subject, session.host.name)
         return FetchedManifest(content=content, digest=digest, media_type=media_type)
 
-    def digest_hint(self, tag: str, *, attempts: int = ATTEMPTS) -> Digest | None:
+    def digest_hint(self, tag: str) -> Digest | None:
         """Ask what digest the registry says a tag has: a hint, good only to find what this credential may read.
 
         Raises:
             UnobtainableError: it cannot be got.
         """
-        needed = _needed_for(tag)
-        return retried(lambda: self._first(lambda session: self._digest_hint(session, tag), *needed), attempts)
+        return self._asked(lambda session: self._digest_hint(session, tag), *_needed_for(tag))
 
     def _digest_hint(self, session: Session, tag: str) -> Digest | None:
         subject = self._named(tag)
@@ -156,7 +161,7 @@ class RepositoryClient:
             UnobtainableError: it cannot be got.
             DigestMismatchError, SizeMismatchError: it is not what `blob` says.
         """
-        return retried(lambda: self._small_blob(blob))
+        return retried(lambda: self._small_blob(blob), self._attempts)
 
     def _small_blob(self, blob: Descriptor) -> bytes:
         buffer = memoryview(bytearray(blob.size + 1))
@@ -225,7 +230,7 @@ class RepositoryClient:
         return f"{self.repository}{'@' if ':' in identifier else ':'}{identifier}"
 
     def _asked(self, action: Callable[[Session], _Result], *needed: Capability) -> _Result:
-        return retried(lambda: self._first(action, *needed))
+        return retried(lambda: self._first(action, *needed), self._attempts)
 
     def _first(self, action: Callable[[Session], _Result], *needed: Capability) -> _Result:
         """Return the first good answer of the hosts that may be asked for what is needed."""

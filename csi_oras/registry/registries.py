@@ -58,8 +58,9 @@ class Registries:
         return RepositoryClient(repository, credential, sessions, self._rota)
 
     def at(self, host: RegistryHost, repository: Repository, credential: Credential | None) -> RepositoryClient:
-        """Return a repository as `credential` sees it at one of its hosts, whatever the others say."""
-        return RepositoryClient(repository, credential, [self._session(host, repository, credential)], Rota())
+        """Return a repository as `credential` sees it at one of its hosts, which is asked once, without the others."""
+        session = self._session(host, repository, credential)
+        return RepositoryClient(repository, credential, [session], Rota(), attempts=1)
 
     def _session(self, host: RegistryHost, repository: Repository, credential: Credential | None) -> Session:
         shown = credential if host.is_own else self._mirror_credential(host)

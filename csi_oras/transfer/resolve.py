@@ -1,7 +1,7 @@
 """Resolving: from a reference to the one manifest that it means on a platform, each document proven and kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from csi_oras.errors import LimitExceededError, SizeMismatchError, UnsupportedContentError
 from csi_oras.oci import manifest as manifests
@@ -10,6 +10,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.oci.manifest import Index, Manifest
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
+from csi_oras.registry.answers import FetchedManifest
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import Grant, Grants
@@ -35,11 +36,32 @@ class Resolved:
     manifest: Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class _Document:
-    digest: Digest
-    content: bytes
-    media_type: str
+def lead(
+    document: FetchedManifest,
+    platform: Platform,
+    subject: str,
+    *,
+    parse: Callable[[FetchedManifest], Manifest | Index],
+    fetch: Callable[[Digest], FetchedManifest],
+) -> Resolved:
+    """Return the manifest that `document` is, or leads to on a platform as an index.
+
+    Raises:
+        UnacceptableError: a document is not what it should be, or there is none for the platform.
+    """
+    root = document.digest
+    for _ in range(_DEEPEST_INDEX):
+        parsed = parse(document)
+        if isinstance(parsed, Manifest):
+            return Resolved(root=root, artifact=document.digest, size=len(document.content), manifest=parsed)
+        chosen = parsed.select(platform, subject)
+        document = replace(fetch(chosen.digest), media_type=chosen.media_type)
+        if len(document.content) != chosen.size:
+            raise SizeMismatchError(
+                f"{subject}, manifest {chosen.digest.short}",
+                f"has {len(document.content)} bytes, not {chosen.size}",
+            )
+    raise UnsupportedContentError(subject, "is an index of indexes, nested too deeply")
 
 
 class Resolver:
@@ -69,16 +91,18 @@ class Resolver:
             UnacceptableError: a document is not what it should be, or there is none for the platform.
         """
         subject = str(reference)
-        document = self._document(client, reference, credential)
-        root = document.digest
-        for _ in range(_DEEPEST_INDEX):
+        fetched = self._kept(client, reference.digest, credential) if reference.digest else None
+        fetched = fetched or self._fetch(client, reference.identifier, reference.digest)
+
+        def parse(document: FetchedManifest) -> Manifest | Index:
             parsed = self._parse(document, subject)
             self._grants.add([Grant(client.repository, document.digest, credential)])
-            if isinstance(parsed, Manifest):
-                return Resolved(root=root, artifact=document.digest, size=len(document.content), manifest=parsed)
-            chosen = parsed.select(platform, subject)
-            document = self._child(client, reference, chosen, credential)
-        raise UnsupportedContentError(subject, "is an index of indexes, nested too deeply")
+            return parsed
+
+        def fetch(digest: Digest) -> FetchedManifest:
+            return self._kept(client, digest, credential) or self._fetch(client, str(digest), digest)
+
+        return lead(fetched, platform, subject, parse=parse, fetch=fetch)
 
     def config(self, client: RepositoryClient, resolved: Resolved, credential: str, subject: str) -> bytes:
         """Return the config of an artifact, from the store where this credential was seen to read it.
@@ -103,31 +127,16 @@ class Resolver:
         self._grants.add([Grant(client.repository, config.digest, credential)])
         return content
 
-    def _document(self, client: RepositoryClient, reference: Reference, credential: str) -> _Document:
-        kept = self._kept(client, reference.digest, credential) if reference.digest else None
-        return kept or self._fetch(client, reference.identifier, reference.digest)
-
-    def _child(self, client: RepositoryClient, reference: Reference, chosen: Descriptor, credential: str) -> _Document:
-        kept = self._kept(client, chosen.digest, credential)
-        document = kept or self._fetch(client, str(chosen.digest), chosen.digest)
-        if len(document.content) != chosen.size:
-            raise SizeMismatchError(
-                f"{reference}, manifest {chosen.digest.short}",
-                f"has {len(document.content)} bytes, not {chosen.size}",
-            )
-        return _Document(document.digest, document.content, chosen.media_type)
-
-    def _kept(self, client: RepositoryClient, digest: Digest, credential: str) -> _Document | None:
+    def _kept(self, client: RepositoryClient, digest: Digest, credential: str) -> FetchedManifest | None:
         if not self._grants.allow(client.repository, digest, credential):
             return None
         content = self._content.read(digest, self._limits().manifest_bytes)
-        return None if content is None else _Document(digest, content, "")
+        return None if content is None else FetchedManifest(digest=digest, content=content, media_type="")
 
-    def _fetch(self, client: RepositoryClient, identifier: str, expected: Digest | None) -> _Document:
-        fetched = client.manifest(identifier, limit=self._limits().manifest_bytes, expected=expected)
-        return _Document(fetched.digest, fetched.content, fetched.media_type)
+    def _fetch(self, client: RepositoryClient, identifier: str, expected: Digest | None) -> FetchedManifest:
+        return client.manifest(identifier, limit=self._limits().manifest_bytes, expected=expected)
 
-    def _parse(self, document: _Document, subject: str) -> Manifest | Index:
+    def _parse(self, document: FetchedManifest, subject: str) -> Manifest | Index:
         """Read a document, and keep it: nothing that is no manifest gets into the store."""
         limit = self._limits().layers
         parsed = manifests.parse(document.content, document.media_type, subject, most_layers=limit)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ class Diagnosis:
         return [check["name"] for check in self.document["checks"] if check["state"] == "failed"]
 
 
+Examine = Callable[..., Diagnosis]
+
+
 def doctor(*arguments: str | Path, stdin: str = "", prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run the program."""
     command = [*prefix, sys.executable, "-m", "csi_oras", "doctor", *map(str, arguments)]
@@ -45,3 +49,8 @@ def diagnose(*arguments: str | Path, stdin: str = "") -> Diagnosis:
     assert found.code == (1 if found.failed else 0)
     assert all(set(check) == {"name", "state", "message", "remedy"} for check in found.document["checks"])
     return found
+
+
+def mirror(url: str, capabilities: str = '"pull", "resolve"') -> str:
+    """What a hosts.toml says of a mirror."""
+    return f'[host."{url}"]\ncapabilities = [{capabilities}]\n'
