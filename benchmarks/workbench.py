@@ -44,9 +44,9 @@ class Scale:
     pods: int = 100
     herd_blobs: int = 4
     herd_blob_bytes: int = 256 << 20
-    image_files: int = 10_000
-    image_bytes: int = 512 << 20
-    versions: int = 3
+    image_files: int = 20_000
+    image_bytes: int = 1 << 30
+    versions: int = 5
     version_files: int = 5000
     version_bytes: int = 256 << 20
     link_rate: int = 100_000_000
