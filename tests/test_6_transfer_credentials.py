@@ -95,6 +95,18 @@ def shown(volume: Volume, **options: object) -> bool:
     return content == b"private"
 
 
+def begun(node: Node, volume: Volume, reference: str) -> "grpc.Future[csi_pb2.NodePublishVolumeResponse]":
+    """A publish under way."""
+    request = csi_pb2.NodePublishVolumeRequest(
+        volume_id=volume.volume_id,
+        target_path=str(volume.target),
+        volume_capability=mount_capability(),
+        readonly=True,
+        volume_context={"reference": reference},
+    )
+    return node.driver.node.NodePublishVolume.future(request)
+
+
 # -- the node's own files
 
 
@@ -212,18 +224,7 @@ def test_slow_plugin_holds_up_nobody_else(node: Node, fake: FakeRegistry) -> Non
     node.provider.behave(f"import time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)")
     node.driver.start()
     waiting = [node.volume() for _ in range(20)]
-    calls = [
-        node.driver.node.NodePublishVolume.future(
-            csi_pb2.NodePublishVolumeRequest(
-                volume_id=volume.volume_id,
-                target_path=str(volume.target),
-                volume_capability=mount_capability(),
-                readonly=True,
-                volume_context={"reference": reference},
-            )
-        )
-        for volume in waiting
-    ]
+    calls = [begun(node, volume, reference) for volume in waiting]
     other = fake.artifact("public/model", LAYERS)
     assert shown(node.volume(), reference=other, timeout=20)
     gate.touch()
@@ -231,6 +232,25 @@ def test_slow_plugin_holds_up_nobody_else(node: Node, fake: FakeRegistry) -> Non
         call.result(60)
         volume.unpublish()
     assert len(node.provider.runs) == 1
+
+
+def test_slow_plugin_holds_up_no_pod_that_brings_its_own_credential(node: Node, fake: FakeRegistry) -> None:
+    """As many pulls wait for it as a registry has slots."""
+    references = [fake.artifact("team/model", LAYERS, tag=f"v{number}") for number in range(40)]
+    gate = node.provider.here / "gate"
+    node.names(node.provider.policy)
+    node.provider.configure(f"{fake.address}/team")
+    node.provider.behave(f"import time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)")
+    node.driver.start()
+    waiting = [node.volume() for _ in references]
+    calls = [begun(node, volume, reference) for volume, reference in zip(waiting, references, strict=True)]
+    secrets = {"username": USER, "password": PASSWORD}
+    assert shown(node.volume(), reference=fake.artifact("team/own", LAYERS), secrets=secrets, timeout=20)
+    assert not any(call.done() for call in calls)
+    gate.touch()
+    for call, volume in zip(calls, waiting, strict=True):
+        call.result(60)
+        volume.unpublish()
 
 
 # -- service accounts
