@@ -235,8 +235,8 @@ def test_slow_plugin_holds_up_nobody_else(node: Node, fake: FakeRegistry) -> Non
 
 
 def test_slow_plugin_holds_up_no_pod_that_brings_its_own_credential(node: Node, fake: FakeRegistry) -> None:
-    """As many pulls wait for it as a registry has slots."""
-    references = [fake.artifact("team/model", LAYERS, tag=f"v{number}") for number in range(40)]
+    """More pulls wait for it than a registry has slots."""
+    references = [fake.artifact("team/model", LAYERS, tag=f"v{number}") for number in range(120)]
     gate = node.provider.here / "gate"
     node.names(node.provider.policy)
     node.provider.configure(f"{fake.address}/team")
