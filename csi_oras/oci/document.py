@@ -28,8 +28,8 @@ def parse_object(content: bytes, subject: str, *, is_secret: bool = False) -> di
     except _RefusedError as error:
         raise HostileContentError(subject, str(error)) from None
     except ValueError:
-        start = "" if is_secret else printable(content[:40].decode("utf-8", "replace"))
-        but = f' but begins with "{start}"' if start else ""
+        start = printable(content[:40].decode("utf-8", "replace"))
+        but = "" if is_secret else f' but begins with "{start}"'
         raise BadResponseError(subject, f"is not JSON{but}", "check the address") from None
     if not isinstance(document, dict):
         raise HostileContentError(subject, "is not a JSON object")
