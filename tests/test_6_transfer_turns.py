@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from csi_oras.transfer.turns import REGISTRIES, Turns
+from csi_oras.transfer.turns import LATECOMERS, REGISTRIES, Turns
 from tests.support.pods import wait_for
 
 
@@ -83,11 +83,15 @@ def test_registry_that_never_ends_holds_up_no_other(turns: Turns, works: Works) 
     assert not wait(stuck, 30).not_done
 
 
-def test_registries_together_have_a_few_times_the_slots_of_one(turns: Turns, works: Works) -> None:
-    registries = [f"r{number}." for number in range(REGISTRIES + 1)]
+def test_registries_together_have_a_few_times_the_slots_of_one_and_those_that_come_late_one_each(
+    turns: Turns, works: Works
+) -> None:
+    registries = [f"r{number}." for number in range(REGISTRIES + LATECOMERS + 1)]
     asked = [future for registry in registries for future in begin(turns, works, registry, "pull", 3)]
-    works.wait_for(2 * REGISTRIES)
-    assert works.running("r") == 2 * REGISTRIES
+    works.wait_for(2 * REGISTRIES + LATECOMERS)
+    assert works.running("r") == 2 * REGISTRIES + LATECOMERS
+    assert works.running(registries[-2]) == 1
+    assert works.running(registries[-1]) == 0
     works.release(*registries)
     assert not wait(asked, 30).not_done
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 REGISTRIES = 4
 """How many registries may have all their slots busy at the same time."""
-_LATECOMERS = 64
+LATECOMERS = 64
 """How many more may have one."""
 
 _Result = TypeVar("_Result")
@@ -100,7 +100,7 @@ class Turns:
     def _take(self) -> _Task | None:
         """Take a slot and whose turn it is, if there are both."""
         beyond = self._running.total() - self._share * REGISTRIES
-        if beyond >= _LATECOMERS:
+        if beyond >= LATECOMERS:
             return None
         share = self._share if beyond < 0 else 1
         registry = next((registry for registry in self._waiting if self._running[registry] < share), None)
