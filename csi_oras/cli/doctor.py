@@ -15,7 +15,15 @@ from rich.text import Text
 
 from csi_oras import config
 from csi_oras.app import DEFAULT_DRIVER_NAME
-from csi_oras.cli.options import REFERENCE, credential, registry_options, reports_errors, store_options
+from csi_oras.cli.options import (
+    REFERENCE,
+    credential,
+    kubelet_dir_option,
+    metrics_address_option,
+    registry_options,
+    reports_errors,
+    store_options,
+)
 from csi_oras.cli.output import console
 from csi_oras.doctor import node, reference, settings, state
 from csi_oras.doctor.check import Check, Finding, State, run
@@ -27,7 +35,6 @@ from csi_oras.registry.keychain import Found
 from csi_oras.telemetry import logs
 
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red"}
-_KUBELET_DIR = Path("/var/lib/kubelet")
 _SOCKET_IN_CONTAINER = Path("/csi/csi.sock")
 """As the manifests of `deploy/` mount it."""
 
@@ -36,18 +43,12 @@ _SOCKET_IN_CONTAINER = Path("/csi/csi.sock")
 @click.argument("wanted", type=REFERENCE, metavar="[REF]", required=False)
 @registry_options
 @store_options
-@click.option(
-    "--kubelet-dir",
-    type=click.Path(path_type=Path),
-    default=_KUBELET_DIR,
-    show_default=True,
-    help="The kubelet's directory, in which volumes are mounted.",
-)
+@kubelet_dir_option
 @click.option(
     "--endpoint", envvar="CSI_ENDPOINT", default="",
     help="The driver's socket; by default where the kubelet expects it.  [env: CSI_ENDPOINT]",
 )  # fmt: skip
-@click.option("--metrics-address", default="0.0.0.0:9819", show_default=True, help="Where the driver serves /healthz.")
+@metrics_address_option
 @reports_errors
 def doctor(wanted: str | None, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """Say what is wrong with this node; with REF, which credential, host and mirror it would be pulled by.

@@ -37,6 +37,15 @@ class _ReferenceType(click.ParamType[str]):
 
 REFERENCE = _ReferenceType()
 
+kubelet_dir_option = click.option(
+    "--kubelet-dir", type=click.Path(path_type=Path), default=Path("/var/lib/kubelet"), show_default=True,
+    help="The kubelet's directory; targets lie below it.",
+)  # fmt: skip
+metrics_address_option = click.option(
+    "--metrics-address", default="0.0.0.0:9819", show_default=True,
+    help="Where /metrics and /healthz are served; 0.0.0.0 for every address.",
+)  # fmt: skip
+
 
 def _with(command: _Command, *options: Callable[[_Command], _Command]) -> _Command:
     """Add options in the order in which the help shows them."""

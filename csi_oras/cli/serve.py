@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR
-from csi_oras.cli.options import reports_errors
+from csi_oras.cli.options import kubelet_dir_option, metrics_address_option, reports_errors
 from csi_oras.telemetry import logs
 
 
@@ -22,17 +22,9 @@ from csi_oras.telemetry import logs
     show_default=True,
     help="Where artifacts are kept.",
 )
-@click.option(
-    "--kubelet-dir", type=click.Path(path_type=Path), default=Path("/var/lib/kubelet"), show_default=True,
-    help="Targets must lie below it.",
-)  # fmt: skip
+@kubelet_dir_option
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="The node policy file.")
-@click.option(
-    "--metrics-address",
-    default="0.0.0.0:9819",
-    show_default=True,
-    help="Where /metrics and /healthz are served.",
-)
+@metrics_address_option
 @click.option("--driver-name", default=DEFAULT_DRIVER_NAME, show_default=True, help="The name of the CSIDriver object.")
 @click.option(
     "--service-account-dir", type=click.Path(path_type=Path),

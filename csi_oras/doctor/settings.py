@@ -13,6 +13,7 @@ from csi_oras.registry.hosts_dirs import HostsDirectories
 
 USUAL_FILE = Path("/etc/csi-oras/policy.yaml")
 """Where the manifests of `deploy/` mount it."""
+_HOSTS = "hosts directories"
 _MOST_DIRECTORIES = 10_000
 _MOST_ENTRIES = 10
 
@@ -41,7 +42,7 @@ def examinations(policy: config.Policy) -> Mapping[str, Examination]:
     """Return what there is to look at."""
     named = policy.credentials
     return {
-        "hosts directories": lambda: check_hosts(policy.registries.hosts_dirs),
+        _HOSTS: lambda: check_hosts(policy.registries.hosts_dirs),
         "docker configs": lambda: check_docker_files(named.docker_config),
         "credential providers": lambda: check_providers(named.providers.config_file, named.providers.bin_dir),
     }
@@ -49,23 +50,25 @@ def examinations(policy: config.Policy) -> Mapping[str, Examination]:
 
 def check_hosts(roots: tuple[str, ...]) -> Iterator[Check]:
     """Read what is said about each registry, as a pull would."""
-    name = "hosts directories"
     for root in roots:
-        if not os.path.lexists(root):
-            yield Check.ok(name, f"{root} is not there: registries are reached directly")
-            continue
-        broken = 0
-        with os.scandir(root) as entries:
-            registries = sorted(entry.name for entry in entries if entry.is_dir())[:_MOST_DIRECTORIES]
-        directories = HostsDirectories(lambda root=root: (root,))  # type: ignore[misc]
-        for registry in registries:
-            try:
-                directories.hosts_of(registry)
-            except CsiOrasError as error:
-                broken += 1
-                yield Check.of_error(name, error)
-        if not broken:
-            yield Check.ok(name, f"{root} can be read, registries: {len(registries)}")
+        if os.path.lexists(root):
+            yield from _check_hosts_in(root)
+        else:
+            yield Check.ok(_HOSTS, f"{root} is not there: registries are reached directly")
+
+
+def _check_hosts_in(root: str) -> Iterator[Check]:
+    with os.scandir(root) as entries:
+        registries = sorted(entry.name for entry in entries if entry.is_dir())[:_MOST_DIRECTORIES]
+    directories, broken = HostsDirectories(lambda: (root,)), 0
+    for registry in registries:
+        try:
+            directories.hosts_of(registry)
+        except CsiOrasError as error:
+            broken += 1
+            yield Check.of_error(_HOSTS, error)
+    if not broken:
+        yield Check.ok(_HOSTS, f"{root} can be read, registries: {len(registries)}")
 
 
 def check_docker_files(paths: tuple[str, ...]) -> Iterator[Check]:

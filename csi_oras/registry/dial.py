@@ -5,6 +5,7 @@ The standard library gives each address the whole time, and who names a host may
 
 import socket
 import time
+from typing import Any
 
 _LEAST_SECONDS = 2.0
 """What an address has at least while there is time: many others are no reason to give up on it at once."""
@@ -34,11 +35,11 @@ def _part(left: float, addresses: int) -> float:
     return max(left / addresses, min(_LEAST_SECONDS, left))
 
 
-def _connected(sock: socket.socket, address: object, seconds: float) -> socket.socket:
+def _connected(sock: socket.socket, address: Any, seconds: float) -> socket.socket:
     try:
         sock.settimeout(seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect(address)  # type: ignore[arg-type]
+        sock.connect(address)
     except BaseException:
         sock.close()
         raise
