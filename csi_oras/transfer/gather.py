@@ -34,8 +34,8 @@ class Gatherer:
         self._lock = threading.Lock()
         self._reservations: list[_Reservation] = []
 
-    def gather(self, client: RepositoryClient, plan: Plan, credential: str, progress: Progress, subject: str) -> None:
-        """Return when every blob of `plan` is in the store and this credential has been seen to read it.
+    def gather(self, client: RepositoryClient, plan: Plan, holder: str, progress: Progress, subject: str) -> None:
+        """Return when every blob of `plan` is in the store and this holder has been seen to read it.
 
         Raises:
             NoSpaceError: there is no room for what is missing.
@@ -44,7 +44,7 @@ class Gatherer:
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan, absent, progress)
         layers = {digest: f"{subject}, {place}" for digest, place in plan.places.items()}
-        asker = Asker(client=client, holder=credential)
+        asker = Asker(client=client, holder=holder)
         with self._reserved((client.source, absent), subject):
             read = self._fetch_all(asker, absent, progress, layers)
         unread = [blob for blob in plan.blobs if blob.digest not in read]
