@@ -23,6 +23,7 @@ from csi_oras.store.catalogue import Catalogue
 from csi_oras.store.content import ContentStore
 from csi_oras.store.database import Database
 from csi_oras.store.grants import Grants, load_key
+from csi_oras.store.leases import Leases
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.signatures import SignatureRecords
@@ -60,6 +61,7 @@ class Application:
         self.platform = Platform.of_machine(os.uname().machine)
         self.paths = StatePaths.create(state_dir)
         self.database = Database(self.paths.database)
+        self.leases = Leases(self.paths, self.database)
         self.grants = Grants(self.database)
         self.content = ContentStore(self.paths, self.grants)
         self.trees = TreeStore(self.paths)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import csi_oras
-from csi_oras import config
+from csi_oras import config, upkeep
 from csi_oras.app import Application
 from csi_oras.csi.controller import Controller
 from csi_oras.csi.identity import Identity
@@ -35,6 +35,8 @@ _CALLS = 16
 """Calls of the core at a time; each is short, for none waits for the network."""
 _RESOLVES = 16
 """Tags that a controller asks one registry for at a time."""
+_SWEEP_SECONDS = 600.0
+"""How often what killed commands have left behind is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,3 +149,9 @@ def _recover(app: Application, recovery: Recovery, found: list[VolumeRecord]) ->
         logger.exception("a bug: recovery did not finish")
     else:
         logger.info("recovered", volumes=len(found))
+    upkeep.start(_tasks(app))
+
+
+def _tasks(app: Application) -> list[upkeep.Task]:
+    """Return what a node's driver does when nobody asks; a controller keeps no store."""
+    return [upkeep.Task(name="sweep", seconds=_SWEEP_SECONDS, action=app.leases.sweep)]

@@ -1,4 +1,4 @@
-"""`store`: what the node has."""
+"""`store`: what the node has, and `store ls`."""
 
 import json
 from datetime import UTC, datetime
@@ -8,20 +8,23 @@ import click
 from rich.filesize import decimal
 from rich.table import Table
 
+from csi_oras.cli.commands import Commands
 from csi_oras.cli.options import application, reports_errors, store_options
 from csi_oras.cli.output import console
 from csi_oras.store.catalogue import CataloguedArtifact
 
+_MODULES = {"ls": "store:ls"}
 
-@click.group()
+
+@click.command(cls=Commands, modules=_MODULES)
 def store() -> None:
-    """Look at the node's artifact store."""
+    """Look at the node's artifact store, and tidy it."""
 
 
-@store.command("ls")
+@click.command("ls", short_help="List the artifacts, the one used last first.")
 @store_options
 @reports_errors
-def store_ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001
+def ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """List the artifacts in the store, the one used last first."""
     artifacts = _artifacts(options) if options["state_dir"].is_dir() else []  # looking at nothing makes nothing
     documents = [

@@ -4,6 +4,8 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,11 +22,13 @@ def program() -> str | None:
     return next(filter(None, map(shutil.which, _PROGRAMS)), None)
 
 
-def free_port() -> int:
-    """Return a loopback port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def held_port() -> Iterator[int]:
+    """Yield a loopback port that nobody else is given meanwhile; a server that reuses addresses may listen there."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 class Distribution:
@@ -33,7 +37,8 @@ class Distribution:
     def __init__(self, directory: Path, extra_configuration: str = "") -> None:
         """Keep everything below `directory`; `extra_configuration` is YAML for the end of its configuration."""
         self.directory = directory
-        self.port = free_port()
+        self._held = ExitStack()
+        self.port = self._held.enter_context(held_port())
         self.address = f"127.0.0.1:{self.port}"
         self._extra = extra_configuration
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,3 +104,4 @@ class Distribution:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self._held.close()

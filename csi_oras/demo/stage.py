@@ -13,7 +13,7 @@ import grpc
 from csi_oras import kernel
 from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
 from csi_oras.demo import distribution
-from csi_oras.demo.distribution import Distribution, free_port
+from csi_oras.demo.distribution import Distribution, held_port
 from csi_oras.demo.interrupts import Interrupts
 from csi_oras.errors import InvalidConfigError
 from csi_oras.mount import mountinfo
@@ -75,11 +75,10 @@ class Stage:
             self.directory = Path(tempfile.mkdtemp(prefix="csi-oras-demo-", dir=parent)).resolve()
             self._undo.callback(self._remove_directory)
             self.kubelet.mkdir()
-            self.registry = Distribution(self.directory / "registry")
-            self._undo.callback(self.registry.stop)
+            self.metrics_port = self._undo.enter_context(held_port())
+            self.registry = self._undo.enter_context(Distribution(self.directory / "registry"))
             self._undo.callback(self._unmount)
             self._undo.callback(self._stop_driver)
-            self.registry.start()
 
     def driver_command(self) -> list[str]:
         """Return the command that starts the driver."""
@@ -97,7 +96,6 @@ class Stage:
             InvalidConfigError: it does not come up.
         """
         started = time.monotonic()
-        self.metrics_port = self.metrics_port or free_port()
         with self._interrupts.held(), self.log.open("ab") as log:
             self._driver = subprocess.Popen(  # noqa: S603 (ourselves)
                 self.driver_command(),

@@ -4,6 +4,7 @@ A root is what a reference resolves to: a manifest, or the index that leads to o
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from csi_oras.oci.digest import Digest
@@ -73,8 +74,18 @@ class Catalogue:
         rows = self._database.query("SELECT bytes, files, single FROM plans WHERE plan = ? LIMIT 1", str(plan))
         return LaidOut(plan=plan, size=rows[0][0], files=rows[0][1], single=rows[0][2]) if rows else None
 
-    def add(self, reference: Reference, root: Digest, found: CataloguedPlan, key: tuple[Platform, str]) -> None:
-        """Remember that `reference` meant `root` and gave `found` for a platform and a selection."""
+    def add(
+        self,
+        reference: Reference,
+        root: Digest,
+        found: CataloguedPlan,
+        key: tuple[Platform, str],
+        contents: Iterable[Digest] = (),
+    ) -> None:
+        """Remember that `reference` meant `root` and gave `found` for a platform and a selection.
+
+        `contents` are the blobs that it takes, manifests and all: they go when the artifact does.
+        """
         artifact, laid_out = found.artifact, found.laid_out
         query = self._database.query
         with self._database.transaction():
@@ -95,6 +106,8 @@ class Catalogue:
                 " SET last_used = excluded.last_used, bytes = max(bytes, excluded.bytes)",
                 str(artifact), str(root), laid_out.size, time.time(),
             )  # fmt: skip
+            for digest in contents:
+                query("INSERT OR IGNORE INTO contents VALUES (?, ?)", str(artifact), str(digest))
 
     def count(self) -> int:
         """Count the artifacts."""

@@ -17,7 +17,7 @@ from csi_oras.telemetry.logs import logger
 
 _BUSY_MILLISECONDS = 10_000
 _LOOK_MILLISECONDS = 2_000
-_SCHEMA = 3
+_SCHEMA = 4
 _TABLES = """
 CREATE TABLE IF NOT EXISTS volumes (
   volume_id TEXT NOT NULL, target TEXT NOT NULL, state TEXT NOT NULL, fingerprint TEXT NOT NULL,
@@ -28,21 +28,36 @@ CREATE TABLE IF NOT EXISTS leases (
   holder TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (holder, digest)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS leases_by_digest ON leases (digest);
+CREATE TABLE IF NOT EXISTS holders (holder TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS artifacts (
   digest TEXT PRIMARY KEY, root TEXT NOT NULL, bytes INTEGER NOT NULL, last_used REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tags (
   repository TEXT NOT NULL, tag TEXT NOT NULL, root TEXT NOT NULL, PRIMARY KEY (repository, tag)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tags_by_root ON tags (root);
 CREATE TABLE IF NOT EXISTS plans (
   root TEXT NOT NULL, platform TEXT NOT NULL, selection TEXT NOT NULL, artifact TEXT NOT NULL, plan TEXT NOT NULL,
   bytes INTEGER NOT NULL, files INTEGER NOT NULL, single TEXT NOT NULL, PRIMARY KEY (root, platform, selection)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS plans_by_plan ON plans (plan);
+CREATE INDEX IF NOT EXISTS plans_by_artifact ON plans (artifact);
+CREATE TABLE IF NOT EXISTS contents (
+  artifact TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (artifact, digest)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS contents_by_digest ON contents (digest);
+CREATE TABLE IF NOT EXISTS wishes (
+  wish TEXT NOT NULL, reference TEXT NOT NULL, digest TEXT NOT NULL, state TEXT NOT NULL, updated REAL NOT NULL,
+  error TEXT NOT NULL, PRIMARY KEY (wish, reference)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS passes (
+  name TEXT PRIMARY KEY, began REAL NOT NULL, position TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS grants (
   repository TEXT NOT NULL, digest TEXT NOT NULL, credential TEXT NOT NULL,
   PRIMARY KEY (repository, digest, credential)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS grants_by_digest ON grants (digest);
 CREATE TABLE IF NOT EXISTS signatures (
   repository TEXT NOT NULL, digest TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (repository, digest, key)
 ) WITHOUT ROWID;

@@ -61,8 +61,9 @@ class VolumeRecords:
                 record.volume_id, record.target, record.state, record.fingerprint, record.reference, record.artifact,
                 record.plan, record.size, record.files, record.pod, time.time(),
             )  # fmt: skip
+            for held in filter(None, (record.artifact, record.plan)):
+                self._database.query("INSERT OR IGNORE INTO leases VALUES (?, ?)", holder, held)
             if record.artifact:
-                self._database.query("INSERT OR IGNORE INTO leases VALUES (?, ?)", holder, record.artifact)
                 self._database.query(
                     "UPDATE artifacts SET last_used = ? WHERE digest = ?", time.time(), record.artifact
                 )

@@ -1,0 +1,128 @@
+"""Leases: what must stay, and for whose sake.
+
+A volume holds its artifact and its tree as long as its record is there; a wish of node policy holds what it has
+brought. A pull holds what it counts on, and everything that is written while it runs, until it ends, however it ends:
+a lock on its staging shows that its process lives.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from csi_oras.errors import NoSpaceError
+from csi_oras.oci.digest import Digest
+from csi_oras.store.database import Database
+from csi_oras.store.paths import StatePaths, store_errors
+from csi_oras.store.staging import staging, sweep
+from csi_oras.telemetry.logs import logger
+
+_PULL = "pull"
+_WISH = "prefetch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What is held: the holders of each digest, by their kinds, and when the oldest pull under way began."""
+
+    holders: dict[str, list[str]] = field(default_factory=dict)
+    oldest_pull: float = float("inf")
+
+    def reason(self, *digests: str) -> str:
+        """Say who holds one of `digests`, in words for people; nothing if nobody does."""
+        kinds = [kind for digest in digests for kind in self.holders.get(digest, ())]
+        volumes = kinds.count("volume")
+        if volumes:
+            return "shown by 1 volume" if volumes == 1 else f"shown by {volumes} volumes"
+        if _PULL in kinds:
+            return "a pull is under way"
+        return "on the prefetch list" if _WISH in kinds else f"held by {kinds[0]}" if kinds else ""
+
+
+class PullLease:
+    """What one pull counts on."""
+
+    def __init__(self, database: Database, holder: str) -> None:
+        self._database = database
+        self._holder = holder
+
+    def add(self, digests: Iterable[Digest]) -> None:
+        """Keep these, too: look whether they are there afterwards, and they stay.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        rows = [(self._holder, str(digest)) for digest in digests]
+        if rows:
+            self._database.insert_many("INSERT OR IGNORE INTO leases VALUES (?, ?)", rows)
+
+
+class Leases:
+    """The leases of this store."""
+
+    def __init__(self, paths: StatePaths, database: Database) -> None:
+        self._paths = paths
+        self._database = database
+
+    @contextmanager
+    def of_pull(self) -> Iterator[PullLease]:
+        """Hold what a pull adds, and all that is written meanwhile, in a with statement.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        with store_errors("lease"), staging(self._paths) as directory:
+            holder = f"{_PULL} {directory.name}"
+            self._database.query("INSERT INTO holders VALUES (?, ?)", holder, time.time())
+            try:
+                yield PullLease(self._database, holder)
+            finally:
+                self._drop(holder)
+
+    def of_wish(self, wish: str, digests: Iterable[Digest]) -> None:
+        """Hold for a wish of node policy exactly `digests` from now on; none lets go of all.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        holder = f"{_WISH} {wish}"
+        with self._database.transaction():
+            self._database.query("DELETE FROM leases WHERE holder = ?", holder)
+            for digest in digests:
+                self._database.query("INSERT OR IGNORE INTO leases VALUES (?, ?)", holder, str(digest))
+
+    def held(self) -> Held:
+        """Return what is held now; pulls whose process is gone hold nothing.
+
+        Inside of a transaction, nothing can be held anew until its end.
+        """
+        living = {f"{_PULL} {name}" for name in os.listdir(self._paths.staging)}  # noqa: PTH208
+        holders: dict[str, list[str]] = {}
+        for holder, digest in self._database.query("SELECT holder, digest FROM leases"):
+            kind = holder.partition(" ")[0]
+            if kind != _PULL or holder in living:
+                holders.setdefault(digest, []).append(kind)
+        pulls = self._database.query("SELECT holder, since FROM holders")
+        began = [since for holder, since in pulls if holder in living]
+        return Held(holders=holders, oldest_pull=min(began, default=float("inf")))
+
+    def sweep(self) -> None:
+        """Drop what dead pulls have left behind, their leases and their staging."""
+        with store_errors("staging"):
+            sweep(self._paths)
+            living = {f"{_PULL} {name}" for name in os.listdir(self._paths.staging)}  # noqa: PTH208
+        for (holder,) in self._database.query("SELECT holder FROM holders"):
+            if holder not in living:
+                self._drop(holder)
+
+    def _drop(self, holder: str) -> None:
+        try:
+            with self._database.transaction():
+                self._database.query("DELETE FROM leases WHERE holder = ?", holder)
+                self._database.query("DELETE FROM holders WHERE holder = ?", holder)
+        except NoSpaceError as error:  # void without its staging, and dropped by a later sweep
+            logger.warning("a lease that has ended is still recorded", cause=error.message)
