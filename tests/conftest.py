@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -30,7 +31,7 @@ _MISSING = {
 }
 
 
-_PEERS = pytest.StashKey[list[str]]()
+_PEERS = pytest.StashKey[set[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,7 +58,7 @@ def _leave_out_peers(config: pytest.Config, items: list[pytest.Item]) -> None:
     absent = [item for item in items if any(not shutil.which(mark.args[0]) for mark in item.iter_markers("peer"))]
     if absent:
         config.hook.pytest_deselected(items=absent)
-        config.stash[_PEERS] = sorted({mark.args[0] for item in absent for mark in item.iter_markers("peer")})
+        config.stash[_PEERS] = {mark.args[0] for item in absent for mark in item.iter_markers("peer")}
         items[:] = [item for item in items if item not in absent]
 
 
@@ -72,17 +73,24 @@ def _skipped(reporter: TerminalReporter) -> dict[str, int]:
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """Say in the last lines what was not run, and why; nobody should have to look for it."""
-    for program in config.stash.get(_PEERS, []):
+    for program in sorted(config.stash.get(_PEERS, set())):
         terminalreporter.write_line(f"NOT RUN: the comparison with {program}, which is not on PATH", yellow=True)
     for reason, count in _skipped(terminalreporter).items():
         terminalreporter.write_line(f"NOT RUN: {count} tests, because {reason}", yellow=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With CI=true a skip is a failure."""
+    """With CI=true a skip is a failure. A worker, which has no last lines, hands over what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peers"] = session.config.stash.get(_PEERS, set())
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") == "true" and reporter and _skipped(reporter) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker left out; one that crashed has failed the run."""
+    node.config.stash.setdefault(_PEERS, set()).update(getattr(node, "workeroutput", {}).get("peers", ()))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

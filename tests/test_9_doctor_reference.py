@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_oras.demo.distribution import free_port
+from csi_oras.demo.distribution import held_port
 from tests.support.artifacts import Layer, Pusher
 from tests.support.certificates import Authority, server_context
 from tests.support.cosign import Place, Signer
@@ -122,9 +122,10 @@ def test_service_account_rule_is_told_of(fake: FakeRegistry, examine: Examine) -
 
 
 def test_dead_mirror_is_a_warning_and_the_registry_serves(fake: FakeRegistry, examine: Examine, certs: CertsD) -> None:
-    reference, dead = fake.artifact("t/x", _LAYERS), f"http://127.0.0.1:{free_port()}"
-    file = certs.write(fake.address, f'server = "http://{fake.address}"\n' + mirror(dead))
-    found = examine(reference)
+    with held_port() as port:
+        reference, dead = fake.artifact("t/x", _LAYERS), f"http://127.0.0.1:{port}"
+        file = certs.write(fake.address, f'server = "http://{fake.address}"\n' + mirror(dead))
+        found = examine(reference)
     assert (found.code, found.states("mirror"), found.states("registry")) == (0, ["warning"], ["ok"])
     assert "cannot be reached (Connection refused)" in found.said("mirror")
     assert f"http://{fake.address} serves instead" in found.said("mirror")

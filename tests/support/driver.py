@@ -15,7 +15,7 @@ from typing import Any, Self
 import grpc
 
 from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
-from csi_oras.demo.distribution import free_port
+from csi_oras.demo.distribution import held_port
 from tests.support import outputs
 from tests.support.planted import planted
 
@@ -57,7 +57,8 @@ class Driver:
         self.state = directory / "state"
         self.kubelet = directory / "kubelet"
         self.socket = directory / "csi.sock"
-        self.metrics_port = free_port()
+        self._held = contextlib.ExitStack()
+        self.metrics_port = self._held.enter_context(held_port())
         self.mode = mode
         self.flags = flags
         self.environment = dict(environment or {})
@@ -138,6 +139,7 @@ class Driver:
     ) -> None:
         self.stop()
         self.unmount_all()
+        self._held.close()
 
     def unmount_all(self) -> None:
         """Take away what a test left mounted, so that it hurts only that test."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csi_oras.demo.distribution import free_port
+from csi_oras.demo.distribution import held_port
 from tests.support.artifacts import Pusher
 
 _NAME = "referrers-registry"
@@ -27,13 +27,14 @@ def referrers_registry(log: Path) -> Iterator[Pusher]:
     """Run one, and give what pushes to it."""
     found = program()
     assert found is not None
-    address = f"127.0.0.1:{free_port()}"
-    with log.open("wb") as output, subprocess.Popen([found, address], stdout=output, stderr=output) as process:
-        try:
-            _wait(Pusher(address), process)
-            yield Pusher(address)
-        finally:
-            process.terminate()
+    with held_port() as port, log.open("wb") as output:
+        pusher = Pusher(f"127.0.0.1:{port}")
+        with subprocess.Popen([found, pusher.address], stdout=output, stderr=output) as process:
+            try:
+                _wait(pusher, process)
+                yield pusher
+            finally:
+                process.terminate()
 
 
 def _wait(pusher: Pusher, process: "subprocess.Popen[bytes]") -> None:
