@@ -73,7 +73,8 @@ def _skipped(reporter: TerminalReporter) -> dict[str, int]:
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """Say in the last lines what was not run, and why; nobody should have to look for it."""
-    for program in sorted(config.stash.get(_PEERS, set())):
+    peers = config.stash.get(_PEERS, set())
+    for program in sorted(peers):
         terminalreporter.write_line(f"NOT RUN: the comparison with {program}, which is not on PATH", yellow=True)
     for reason, count in _skipped(terminalreporter).items():
         terminalreporter.write_line(f"NOT RUN: {count} tests, because {reason}", yellow=True)
