@@ -54,6 +54,11 @@ def _ipv6(text: str) -> ipaddress.IPv6Address | None:
     return None if address.ipv4_mapped else address  # that is another spelling of an IPv4 address
 
 
+def is_tag(text: str) -> bool:
+    """Say whether `text` is a tag by the grammar of the distribution specification."""
+    return bool(_TAG.fullmatch(text))
+
+
 def without_user(text: str) -> str:
     """Return what was given as a reference for people to read: what may be a user and his password is left out."""
     _, at, last = text.rpartition("@")
@@ -129,7 +134,7 @@ def _split_tag(text: str, rest: str) -> tuple[str, str | None]:
         return rest, None
     if "/" not in name and tag.isdigit() and "." in name:
         raise _invalid(text, "names a host and a port but no repository")
-    if not _TAG.fullmatch(tag):
+    if not is_tag(tag):
         raise _invalid(text, f'"{printable(tag, 40)}" is not a tag')
     return name, tag
 

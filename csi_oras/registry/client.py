@@ -20,7 +20,8 @@ from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
-from csi_oras.registry import answers, referrers
+from csi_oras.registry import answers, pages, referrers
+from csi_oras.registry import tags as lists
 from csi_oras.registry.answers import BlobStream, FetchedManifest
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.failures import LARGEST_ERROR
@@ -29,6 +30,7 @@ from csi_oras.registry.hosts_file import Capability
 from csi_oras.registry.retries import ATTEMPTS, retried
 from csi_oras.registry.rota import DOUBT_SECONDS, Rota
 from csi_oras.registry.session import Session, joined
+from csi_oras.registry.tags import TagList
 from csi_oras.registry.transport import Origin
 
 _OK, _CREATED, _ACCEPTED, _PARTIAL = 200, 201, 202, 206
@@ -275,10 +277,19 @@ class RepositoryClient:
                 session.expect(response, subject, _OK)
                 answers.refuse_encoded(response, subject)
                 found += referrers.entries(response.read(referrers.LARGEST_PAGE), subject)
-                query = referrers.next_query(response, subject)
+                query = pages.next_query(response, subject)
             if not query:
                 break
         return found
+
+    def tags(self) -> TagList:
+        """List the tags of the repository, in pages that bring something new (distribution-spec, Listing Tags).
+
+        Raises:
+            UnobtainableError: the list cannot be got.
+            UnacceptableError: it is too large, or is no list of a registry.
+        """
+        return self._asked(lambda session: lists.read(session, f"tags of {self.repository}"), *_needed_for("tag"))
 
     def _tagged_referrers(self, digest: Digest) -> list[Descriptor]:
         tag = referrers.tag_of(digest)

@@ -4,23 +4,19 @@ A list is a hint of what there may be, never evidence: whoever may push to a rep
 is bounded in entries, bytes and pages, and leads to no other host.
 """
 
-import re
-from urllib.parse import urljoin
-
 from csi_oras.errors import BadResponseError
 from csi_oras.oci import manifest as manifests
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.manifest import Index
-from csi_oras.registry.transport import Origin, Response, target_of
+from csi_oras.registry.transport import Response
 
 MOST_PAGES, LARGEST_PAGE = 10, 4 << 20
 _MOST_ENTRIES = 10_000
 _OK = 200
 _REFUSALS = frozenset({400, 404, 405, 406, 501})
 """How registries answer that do not know the interface."""
-_NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?', re.IGNORECASE)
 
 
 def are_not_served(response: Response) -> bool:
@@ -42,24 +38,6 @@ def entries(content: bytes, subject: str) -> list[Descriptor]:
     if not isinstance(index, Index):
         raise BadResponseError(subject, "is no list of referrers", "report it")
     return list(index.manifests)
-
-
-def next_query(response: Response, subject: str) -> str:
-    """Return the query that gets the next page, or an empty text; nothing else of a Link is followed.
-
-    Raises:
-        BadResponseError: it leads to another host.
-    """
-    match = _NEXT.search(response.header("Link"))
-    if match is None:
-        return ""
-    try:
-        url = urljoin(f"{response.origin}/", match[1])
-    except ValueError:
-        raise BadResponseError(subject, "goes on at a URL that is none", "report it") from None
-    if Origin.of(url) != response.origin:
-        raise BadResponseError(subject, "goes on at another host", "report it")
-    return f"?{target_of(url).partition('?')[2]}"
 
 
 def tag_of(digest: Digest) -> str:
