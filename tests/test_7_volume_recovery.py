@@ -1,5 +1,6 @@
 """What a start does with the records that a killed process has left, while calls come in already."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,13 +11,15 @@ import pytest
 from csi_oras import config
 from csi_oras.app import Application
 from csi_oras.csi.requests import parse_publish
+from csi_oras.errors import VolumeConflictError
+from csi_oras.mount import mountinfo
 from csi_oras.store.volumes import VolumeState
 from csi_oras.telemetry.events import Events
 from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.request import PublishRequest
-from csi_oras.volume.volumes import Volumes
+from csi_oras.volume.volumes import Volumes, VolumeStatistics
 from tests.support.artifacts import files
 from tests.support.calls import publish_request
 from tests.support.fake_registry import FakeRegistry
@@ -25,6 +28,8 @@ from tests.support.small_disk import small_disk
 
 pytestmark = pytest.mark.needs("root")
 pytest_plugins = ["tests.support.fake_fixtures"]
+
+_DRIVER = "csi.oras.land"
 
 
 class Node:
@@ -45,7 +50,9 @@ class Node:
             locks=locks,
             notices=Notices(Events(None, self.app.metrics)),
         )
-        self.recovery = Recovery(self.records, kubelet, locks)
+        self.recovery = Recovery(
+            records=self.records, kubelet_dir=kubelet, trees=self.app.paths.trees, driver_name=_DRIVER, locks=locks
+        )
 
     def request(self, reference: str, name: str = "volume") -> PublishRequest:
         target = self.kubelet / name / "mount"
@@ -56,6 +63,9 @@ class Node:
         job = self.volumes.begin(request)
         if job:
             self.volumes.finish(request, job.future.result(30))
+
+    def mounted(self) -> list[str]:
+        return [mount.target for mount in mountinfo.read() if mount.target.startswith(f"{self.kubelet}/")]
 
     def known(self) -> list[str]:
         return sorted(record.volume_id for record in self.records.all())
@@ -79,11 +89,11 @@ def test_publish_that_has_just_begun_is_not_taken_for_one_of_before(
     request = node.request(fake.artifact(repository, files(x=b"here")))
     fake.bend("/blobs/", held)
     node.records.put(request.record(VolumeState.PUBLISHING))  # the process of before was killed in its pull
-    found = node.recovery.take_stock()
+    node.recovery.take_stock()
     job = node.volumes.begin(request)
     assert job is not None
     held.wait()
-    node.recovery.reconcile(found)
+    node.recovery.reconcile()
     held.release()
     node.volumes.finish(request, job.future.result(30))
     assert (Path(request.target) / "x").read_bytes() == b"here"
@@ -100,7 +110,8 @@ def test_start_drops_what_is_no_more_and_keeps_what_is_mounted(node: Node, fake:
     published = node.records.all()[0]
     node.records.put(replace(published, volume_id="elsewhere", target="/another/kubelet/mount"))
     node.records.put(replace(published, volume_id="intent", state=VolumeState.PUBLISHING))
-    node.recovery.reconcile(node.recovery.take_stock())
+    node.recovery.take_stock()
+    node.recovery.reconcile()
     assert node.known() == ["mounted"]
 
 
@@ -111,10 +122,72 @@ def test_start_on_a_full_disk_goes_on_with_what_it_cannot_drop(tmp_path: Path, f
         node.records.put(request.record(VolumeState.PUBLISHING))
         node.app.database.query("PRAGMA wal_checkpoint(TRUNCATE)")  # no room is left in its log
         disk.fill()
-        assert node.recovery.take_stock() == []
+        node.recovery.take_stock()
         assert node.known() == ["volume"]
         disk.clear()
-        assert node.recovery.take_stock() == []
+        node.recovery.take_stock()
         assert node.known() == []
         node.app.close()
         node.app.database.close()
+
+
+def test_publish_that_nobody_asks_for_any_more_is_forgotten_while_the_driver_runs(
+    node: Node, fake: FakeRegistry
+) -> None:
+    requests = [node.request(f"{fake.address}/a/b:v1", name) for name in ("asked-for", "forgotten")]
+    for request in requests:
+        node.records.put(request.record(VolumeState.PUBLISHING))
+    node.app.database.query("UPDATE volumes SET since = since - 200")  # the kubelet comes back within 223 s
+    node.recovery.reconcile()
+    assert node.known() == ["asked-for", "forgotten"]
+    node.app.database.query("UPDATE volumes SET since = since - 101 WHERE volume_id = 'forgotten'")
+    node.recovery.reconcile()
+    assert node.known() == ["asked-for"]
+
+
+def test_what_the_kubelet_says_of_a_mount_without_a_record_is_believed_only_if_it_is_ours(
+    node: Node, fake: FakeRegistry, repository: str
+) -> None:
+    reference = fake.artifact(repository, files(x=b"here", y=b"and here"))
+    said = {
+        "known": json.dumps({"driverName": _DRIVER, "volumeHandle": "known"}),
+        "of-another-driver": json.dumps({"driverName": "else", "volumeHandle": "of-another-driver"}),
+        "of-nobody": None,
+        "torn": json.dumps({"driverName": _DRIVER, "volumeHandle": "torn"})[:-3],
+        "no-text": json.dumps({"driverName": _DRIVER, "volumeHandle": 7}),
+        "control-characters": json.dumps({"driverName": _DRIVER, "volumeHandle": "a\nb"}),
+        "too-long": json.dumps({"driverName": _DRIVER, "volumeHandle": "x" * 129}),
+        "deep": "[" * 100_000,
+    }
+    for name, text in said.items():
+        node.publish(node.request(reference, name))
+        if text is not None:
+            (node.kubelet / name / "vol_data.json").write_text(text)
+    lost = node.records.all()
+    node.app.database.query("DELETE FROM volumes")
+    node.recovery.adopt()
+    assert node.known() == ["known"]
+    path = str(node.kubelet / "known/mount")
+    assert node.volumes.statistics("known", path) == VolumeStatistics(size=12, files=2)
+    assert len(node.mounted()) == len(said)  # nothing is taken away: who knows who uses it
+    for record in lost:
+        node.volumes.unpublish(record.volume_id, record.target)
+    assert node.mounted() == []
+
+
+def test_adopted_mount_is_known_by_what_the_kubelet_asks_for_next(
+    node: Node, fake: FakeRegistry, repository: str
+) -> None:
+    request = node.request(fake.artifact(repository, files(x=b"here")))
+    node.publish(request)
+    known = node.records.all()
+    data = {"driverName": _DRIVER, "volumeHandle": request.volume_id}
+    (node.kubelet / "volume/vol_data.json").write_text(json.dumps(data))
+    node.app.database.query("DELETE FROM volumes")
+    node.recovery.adopt()
+    assert node.volumes.begin(request) is None
+    assert [replace(record, artifact="", reference="") for record in node.records.all()] == [
+        replace(record, artifact="", reference="") for record in known
+    ]
+    with pytest.raises(VolumeConflictError, match="other attributes"):
+        node.volumes.begin(replace(request, fingerprint="another"))

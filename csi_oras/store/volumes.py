@@ -16,7 +16,10 @@ class VolumeState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeRecord:
-    """One volume at one target; `artifact` and `plan` are digests, empty until they are known."""
+    """One volume at one target; `artifact` and `plan` are digests, empty until they are known.
+
+    The `fingerprint` is that of what was asked for; it is empty for a mount that was found, until somebody asks.
+    """
 
     volume_id: str
     target: str
@@ -77,6 +80,14 @@ class VolumeRecords:
     def all(self) -> list[VolumeRecord]:
         """Return every record."""
         return [_record(row) for row in self._database.query(f"SELECT {_COLUMNS} FROM volumes")]  # noqa: S608
+
+    def drop_intents(self, before: float) -> list[str]:
+        """Forget the publishes that were asked for last before a moment, in seconds of the epoch, and are not done.
+
+        Returns their volume ids.
+        """
+        statement = "DELETE FROM volumes WHERE state = ? AND since < ? RETURNING volume_id"
+        return [str(row[0]) for row in self._database.query(statement, VolumeState.PUBLISHING, before)]
 
     def published(self) -> int:
         """Count the published volumes."""

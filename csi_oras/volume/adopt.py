@@ -6,6 +6,7 @@ within it. Both are known though the state directory was wiped, for the kernel s
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +29,21 @@ class OurMount:
 def mounts_at(target: str, trees: Path) -> list[OurMount | None]:
     """Return what is stacked on `target`, the lowest first; None stands for what is none of ours."""
     place = os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target.rstrip("/")))  # noqa: PTH118, PTH119, PTH120
+    return [ours for where, ours in _mounts(trees) if where == place]
+
+
+def all_mounts(trees: Path) -> dict[str, OurMount]:
+    """Return each mount of ours that is not hidden by another, by its target."""
+    topmost = dict(_mounts(trees))
+    return {target: ours for target, ours in topmost.items() if ours}
+
+
+def _mounts(trees: Path) -> Iterator[tuple[str, OurMount | None]]:
     mounts = mountinfo.read()
     device, root = _origin(trees, mounts)
-    return [
-        _our_mount(mount.root.removeprefix(root)) if mount.device == device and mount.root.startswith(root) else None
-        for mount in mounts
-        if mount.target == place
-    ]
+    for mount in mounts:
+        is_below = mount.device == device and mount.root.startswith(root)
+        yield mount.target, _our_mount(mount.root.removeprefix(root)) if is_below else None
 
 
 def _our_mount(below: str) -> OurMount | None:

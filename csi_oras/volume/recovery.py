@@ -1,43 +1,102 @@
-"""Recovery: what a start does with the records of the process before it."""
+"""Recovery: what a start does with what the process before it has left, and what is looked after from then on.
 
+Nothing is ever unmounted here: what is mounted may be in use, whatever is known or not known of it (ADR 20).
+"""
+
+import time
 from pathlib import Path
 
-from csi_oras.errors import InvalidRequestError, NoSpaceError
-from csi_oras.mount.target import Target
+from csi_oras.errors import InvalidRequestError, NoSpaceError, printable
+from csi_oras.mount.target import Target, canonical
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
 from csi_oras.telemetry.logs import logger
+from csi_oras.volume import kubelet_data
+from csi_oras.volume.adopt import all_mounts, tree_size
 from csi_oras.volume.locks import KeyedLocks
+
+_INTENT_SECONDS = 300.0
+"""How long a publish may be left alone: a call waits 100 s, and the kubelet comes back 2 min 3 s after it."""
 
 
 class Recovery:
     """Finds the volumes of before, and drops the records of those that are no more."""
 
-    def __init__(self, records: VolumeRecords, kubelet_dir: Path, locks: KeyedLocks) -> None:
+    def __init__(
+        self, *, records: VolumeRecords, kubelet_dir: Path, trees: Path, driver_name: str, locks: KeyedLocks
+    ) -> None:
         self._records = records
         self._kubelet_dir = kubelet_dir
+        self._trees = trees
+        self._driver_name = driver_name
         self._locks = locks
 
-    def take_stock(self) -> list[VolumeRecord]:
-        """Return the volumes that were published before this start, and drop intents: their pulls are dead.
+    def take_stock(self) -> None:
+        """Drop the intents of before: their pulls are dead.
 
         Call it before any publish: an intent that a new call has put may look the same as the old one.
         """
-        found = self._records.all()
         try:
-            for record in found:
-                if record.state is VolumeState.PUBLISHING:
-                    self._records.drop(record.volume_id, record.target)
+            self._records.drop_intents(float("inf"))
         except NoSpaceError as error:  # they do no harm, and a start that makes room must not fail
-            logger.warning("records of publishes that never ended stay until the next start", cause=error.message)
-        return [record for record in found if record.state is VolumeState.PUBLISHED]
+            logger.warning("records of publishes that never ended stay for now", cause=error.message)
 
-    def reconcile(self, published: list[VolumeRecord]) -> None:
-        """Drop those of `published` whose mounts are gone; their pods are, or will ask again."""
-        for record in published:
-            with self._locks.hold(record.target):
-                if self._records.get(record.volume_id, record.target) == record and not self._is_mounted(record.target):
-                    logger.info("volume is no longer mounted, its record goes", volume_id=record.volume_id)
-                    self._records.drop(record.volume_id, record.target)
+    def adopt(self) -> None:
+        """Record again what is mounted and has no record, as far as the kubelet says which volume it is."""
+        known = {record.target for record in self._records.all()}
+        sizes: dict[str, tuple[int, int]] = {}
+        for place, shown in all_mounts(self._trees).items():
+            try:
+                path = canonical(place, self._kubelet_dir)
+            except InvalidRequestError:  # no volume of ours is ever there: it is a person's, or another namespace's
+                continue
+            if path in known or shown.is_deleted:
+                continue
+            if shown.plan not in sizes:  # counted without a lock: a call waits for nothing of this
+                sizes[shown.plan] = tree_size(Path(path))
+            with self._locks.hold(path):
+                self._adopt_at(path, shown.plan, sizes[shown.plan])
+
+    def _adopt_at(self, path: str, plan: str, size: tuple[int, int]) -> None:
+        target = Target.open(path, self._kubelet_dir)
+        if target is None:
+            return
+        with target:
+            volume_id = kubelet_data.volume_id(target, self._driver_name)
+            if not target.is_mounted() or self._records.others_at("", path):  # a call was faster
+                return
+        if volume_id is None:
+            logger.warning("nothing says which volume a mount is that has no record, it stays", target=printable(path))
+            return
+        self._records.put(
+            VolumeRecord(
+                volume_id=volume_id,
+                target=path,
+                state=VolumeState.PUBLISHED,
+                fingerprint="",
+                reference="",
+                plan=plan,
+                size=size[0],
+                files=size[1],
+            )
+        )
+        logger.warning("adopted a mount whose record was lost", volume_id=volume_id, plan=plan)
+
+    def reconcile(self) -> None:
+        """Drop the records of mounts that are gone, and of publishes that nobody asks for any more.
+
+        Whoever wants such a volume asks again, and it is published anew.
+        """
+        for record in self._records.all():
+            if record.state is VolumeState.PUBLISHED:
+                self._drop_unless_mounted(record)
+        for volume_id in self._records.drop_intents(time.time() - _INTENT_SECONDS):
+            logger.info("nobody asks for a volume any more, its record goes", volume_id=volume_id)
+
+    def _drop_unless_mounted(self, record: VolumeRecord) -> None:
+        with self._locks.hold(record.target):
+            if self._records.get(record.volume_id, record.target) == record and not self._is_mounted(record.target):
+                logger.info("volume is no longer mounted, its record goes", volume_id=record.volume_id)
+                self._records.drop(record.volume_id, record.target)
 
     def _is_mounted(self, path: str) -> bool:
         try:

@@ -177,7 +177,8 @@ class Volumes:
         if not target.is_mounted():
             return False
         record = self._records.get(request.volume_id, request.target)
-        if record is None or record.state is not VolumeState.PUBLISHED:  # an intent is no record of what is mounted
+        # an intent is no record of what is mounted, nor does what a start has found say how it was asked for
+        if record is None or record.state is not VolumeState.PUBLISHED or not record.fingerprint:
             return self._is_adopted(request, target)
         if record.fingerprint != request.fingerprint:
             where = printable(target.path, 300)
