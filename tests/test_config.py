@@ -94,7 +94,7 @@ def test_every_key_is_taken_over() -> None:
     assert policy.pulls.max_bytes_per_second == 100_000_000
     assert (policy.limits.artifact_bytes, policy.limits.manifest_bytes, policy.limits.layers) == (1 << 40, 5000, 6)
     assert (policy.store.max_bytes, policy.store.min_age, policy.store.fs_verity) == (10**9, 5405, "off")
-    assert [(wish.reference, wish.every) for wish in policy.prefetch] == [("ghcr.io/x:v*", 900), ("ghcr.io/y", 900)]
+    assert [(str(p.wish), p.every) for p in policy.prefetch] == [("ghcr.io/x:v*", 900), ("ghcr.io/y:latest", 900)]
     assert policy.write_back.allow[0].namespaces == ("a",)
     assert policy.lazy == replace(policy.lazy, enabled=False, require_index=True)
 
@@ -174,6 +174,10 @@ MISTAKES = [
     ("credentials:\n  providers:\n    binDir: null\n", 3, "credentials.providers.binDir: is null"),
     ("prefetch:\n  - every: 5m\n", 2, 'prefetch: key "reference" is missing'),
     ("prefetch:\n  - reference: a\n    when: 5m\n", 3, 'prefetch: key "when" is not known'),
+    ("prefetch:\n  - every: 5m\n    reference: 'ghcr.io/*:v1'\n", 3, "not in its tag alone"),
+    ("prefetch:\n  - reference: ghcr.io/A:v1\n", 2, "prefetch.reference: reference"),
+    ("prefetch:\n  - reference: a\n    every: 0s\n", 3, 'prefetch.every: "0s" is less than 1s'),
+    ("lazy: {}\nprefetch:\n  - reference: a\n  - reference: docker.io/a:latest\n", 3, 'library/a:latest" twice'),
     ("verification:\n  - match: a\n", 2, 'key "cosignKeys" is missing'),
     ("- a\n", 1, "is not a mapping"),
     ("text\n", 1, "is not a mapping"),
@@ -228,7 +232,7 @@ def test_aliases_that_multiply_are_refused_at_once() -> None:
 def test_setting_without_effect_is_logged() -> None:
     with capture_logs() as logs:
         read("store: {maxBytes: 1G}\nprefetch: [{reference: a}]\n")
-    assert {line["key"] for line in logs} == {"store", "prefetch"}
+    assert {line["key"] for line in logs} == {"store"}
 
 
 # -- the file

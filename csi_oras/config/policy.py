@@ -4,6 +4,7 @@ Every key has its place, its type and its default here; whatever else a file say
 line that it stands on. Settings go no further than `app.py`: below, a function is handed the values it needs.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from csi_oras.config.keys import CosignKey, read_cosign_keys
 from csi_oras.config.reader import (
     WrongValueError,
     choice,
+    duration_from,
     key,
     line_of,
     list_of,
@@ -25,11 +27,13 @@ from csi_oras.config.reader import (
     read_glob,
     read_size,
     read_text,
+    read_wish,
     section,
     size_between,
 )
 from csi_oras.errors import InvalidConfigError, printable
 from csi_oras.oci.glob import Glob
+from csi_oras.oci.wish import Wish
 from csi_oras.registry import named_files
 from csi_oras.telemetry.logs import logger
 
@@ -110,8 +114,8 @@ class StorePolicy:
 class PrefetchPolicy:
     """One wish: a reference, or a glob over tags, kept fresh every so many seconds."""
 
-    reference: str = needed("reference", read_text)
-    every: int = key("every", read_duration, 900)
+    wish: Wish = needed("reference", read_wish)
+    every: int = key("every", duration_from(1), 900)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +197,9 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
         yield "store.lowWatermark", "is above store.highWatermark"
     if bool(policy.credentials.providers.config_file) != bool(policy.credentials.providers.bin_dir):
         yield "credentials.providers", "needs both configFile and binDir"
+    for wish, count in Counter(str(prefetch.wish) for prefetch in policy.prefetch).items():
+        if count > 1:
+            yield "prefetch", f'names "{wish}" twice'
     protecting = {
         "writeBack.enabled": policy.write_back.enabled,
     }
@@ -203,7 +210,7 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
 
 def without_effect(policy: Policy) -> list[str]:
     """Return the keys that are given and mean nothing in this release."""
-    given = {"store": policy.store != Policy().store, "prefetch": bool(policy.prefetch)}
+    given = {"store": policy.store != Policy().store}
     return [name for name, is_given in given.items() if is_given]
 
 

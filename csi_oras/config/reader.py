@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from csi_oras.errors import printable
+from csi_oras.errors import InvalidRequestError, printable
 from csi_oras.oci.glob import Glob
+from csi_oras.oci.wish import Wish
 
 _UNITS = {
     "": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
@@ -72,6 +73,18 @@ def read_duration(node: yaml.Node) -> int:
     return 3600 * hours + 60 * minutes + seconds
 
 
+def duration_from(least: int) -> Reader:
+    """Return a reader of durations of `least` seconds or more."""
+
+    def read(node: yaml.Node) -> int:
+        seconds = read_duration(node)
+        if seconds < least:
+            raise WrongValueError(node, f'"{printable(node.value, 80)}" is less than {least}s')
+        return seconds
+
+    return read
+
+
 def number(least: int, most: int) -> Reader:
     """Return a reader of integers between `least` and `most`."""
 
@@ -115,6 +128,14 @@ def read_text(node: yaml.Node) -> str:
 def read_glob(node: yaml.Node) -> Glob:
     """Read a glob."""
     return Glob.parse(read_text(node))
+
+
+def read_wish(node: yaml.Node) -> Wish:
+    """Read a reference, or a glob over tags."""
+    try:
+        return Wish.parse(read_text(node))
+    except InvalidRequestError as error:
+        raise WrongValueError(node, error.message) from None
 
 
 def list_of(read: Reader) -> Reader:

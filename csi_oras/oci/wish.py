@@ -49,7 +49,7 @@ class Wish:
 
 
 def newest(tags: Iterable[str], count: int) -> list[str]:
-    """Return the `count` tags that people would call the newest, those first; tags have no time, but `v10` beats `v9`."""
+    """Return the `count` tags that people call the newest, those first; tags have no time, but `v10` beats `v9`."""
     return sorted(set(tags), key=lambda tag: (_naturally(tag), tag), reverse=True)[:count]
 
 
