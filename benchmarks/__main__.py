@@ -18,8 +18,10 @@ from benchmarks.cold import many_files, one_blob
 from benchmarks.disk import versions_directory, versions_image, versions_layers
 from benchmarks.far import far_blob, far_blob_resets, far_files, far_files_resets
 from benchmarks.figures import Row
+from benchmarks.growth import growth
 from benchmarks.herd import herd
 from benchmarks.memory import memory, unpack_memory
+from benchmarks.restart import restart
 from benchmarks.resume import resume
 from benchmarks.unpack import unpack_directory, unpack_image
 from benchmarks.warm import warm_publish
@@ -42,6 +44,8 @@ ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "versions-directory": versions_directory,
     "versions-image": versions_image,
     "versions-layers": versions_layers,
+    "growth": growth,
+    "restart": restart,
 }
 _OWN_NAMESPACE = "CSI_ORAS_BENCH_NAMESPACE"
 
@@ -67,6 +71,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def _scale(options: argparse.Namespace) -> Scale:
     scale = SMALL if options.small else Scale()
+    if options.artifacts:
+        steps = [number for number in scale.grown_artifacts if number < options.artifacts]
+        scale = replace(scale, grown_artifacts=(*steps, options.artifacts))
     return replace(scale, blob_bytes=options.blob_mib << 20) if options.blob_mib else scale
 
 
@@ -92,6 +99,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, help="rounds that count, of the rows that have rounds")
     parser.add_argument("--small", action="store_true", help="tiny work: shows that all of it runs, measures nothing")
     parser.add_argument("--blob-mib", type=int, metavar="MIB", help="size of a large blob, 2048 by default")
+    parser.add_argument("--artifacts", type=int, metavar="COUNT", help="in a store that grows, 10000 by default")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of goals to a file, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to a file, too")
     parser.add_argument(

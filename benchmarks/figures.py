@@ -56,6 +56,17 @@ class Goal:
     ratio: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """How something grows: points (x, y) of each curve by its name, and the level that the design wants them below."""
+
+    title: str
+    x: str
+    y: str
+    level: float
+    curves: dict[str, list[tuple[float, float]]]
+
+
 @dataclass(slots=True, kw_only=True)
 class Row:
     """One piece of work with everybody's figures; the first of ours is what others are compared with."""
@@ -64,6 +75,9 @@ class Row:
     work: str
     figures: list[Figure] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    compares: bool = True
+    """Whether figures are compared with the first of ours; else each says itself what it is compared with."""
     seconds: float = 0
     """What measuring it took."""
 

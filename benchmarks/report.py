@@ -74,6 +74,8 @@ def _line(row: Row, figure: Figure) -> str:
 
 def _ratio(row: Row, figure: Figure) -> str:
     """Compare with our figure of the same step; there is none for what is counted otherwise."""
+    if not row.compares:
+        return ""
     step = figure.who.partition(", ")[2]
     same = [item for item in row.figures if item.kind is Kind.OURS and item.who.partition(", ")[2] == step]
     base = same[0] if same and figure.kind is not Kind.OURS else row.ours

@@ -12,17 +12,17 @@ from benchmarks.hostpath import HostPath
 from benchmarks.workbench import Workbench
 from tests.support.driver import Driver, pod_context
 
-_STEPS = ("publish", "unpublish", "both")
+STEPS = ("publish", "unpublish", "both")
 
 
-class _Stopwatch:
+class Stopwatch:
     """The calls of one driver, and how long each took, in milliseconds."""
 
     def __init__(self, who: str, kind: Kind, calls: tuple[Callable[[], None], Callable[[], None]]) -> None:
         self.who = who
         self.kind = kind
         self._calls = calls
-        self._samples: dict[str, list[float]] = {step: [] for step in _STEPS}
+        self.samples: dict[str, list[float]] = {step: [] for step in STEPS}
 
     def run(self, *, counted: bool) -> None:
         """Publish and unpublish once."""
@@ -33,14 +33,14 @@ class _Stopwatch:
         unpublish_call()
         after = time.monotonic()
         if counted:
-            for step, seconds in zip(_STEPS, (between - before, after - between, after - before), strict=True):
-                self._samples[step].append(seconds * 1000)
+            for step, seconds in zip(STEPS, (between - before, after - between, after - before), strict=True):
+                self.samples[step].append(seconds * 1000)
 
     def figures(self) -> list[Figure]:
         """Everything measured."""
         return [
-            Figure(who=f"{self.who}, {step}", kind=self.kind, unit="ms", samples=tuple(self._samples[step]))
-            for step in _STEPS
+            Figure(who=f"{self.who}, {step}", kind=self.kind, unit="ms", samples=tuple(self.samples[step]))
+            for step in STEPS
         ]
 
 
@@ -61,7 +61,7 @@ def warm_publish(bench: Workbench, peers: set[str], _runs: int) -> Row:
 
 
 @contextmanager
-def _ours(bench: Workbench, place: Path) -> Iterator[_Stopwatch]:
+def _ours(bench: Workbench, place: Path) -> Iterator[Stopwatch]:
     place.mkdir()
     artifact = bench.many()
     attributes: dict[str, Any] = {"reference": artifact.reference, **pod_context()}
@@ -69,7 +69,7 @@ def _ours(bench: Workbench, place: Path) -> Iterator[_Stopwatch]:
         target = driver.target()
         publish(driver, target, artifact.reference)
         driver.unpublish(target)
-        yield _Stopwatch(
+        yield Stopwatch(
             "csi-oras",
             Kind.OURS,
             (lambda: driver.publish(target, **attributes), lambda: driver.unpublish(target)),
@@ -77,11 +77,11 @@ def _ours(bench: Workbench, place: Path) -> Iterator[_Stopwatch]:
 
 
 @contextmanager
-def _host_path(place: Path) -> Iterator[_Stopwatch]:
+def _host_path(place: Path) -> Iterator[Stopwatch]:
     with HostPath(place) as driver:
         target = place / "kubelet/pods/uid-1/volumes/kubernetes.io~csi/volume/mount"
         target.parent.mkdir(parents=True)
-        yield _Stopwatch(
+        yield Stopwatch(
             "host-path",
             Kind.PEER,
             (lambda: driver.publish(target), lambda: driver.unpublish(target)),
@@ -91,7 +91,7 @@ def _host_path(place: Path) -> Iterator[_Stopwatch]:
 def _goals(row: Row) -> list[Goal]:
     by_name = {figure.who: figure for figure in row.figures}
     goals = []
-    for step in _STEPS if "host-path, both" in by_name else ():
+    for step in STEPS if "host-path, both" in by_name else ():
         ours, theirs = by_name[f"csi-oras, {step}"], by_name[f"host-path, {step}"]
         for what, percent in (("median", 50), ("99th", 99)):
             mine, other = ours.percentile(percent), theirs.percentile(percent)

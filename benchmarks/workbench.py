@@ -12,10 +12,11 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from benchmarks.archives import Packed, pack
@@ -28,6 +29,8 @@ _BLOCK_BYTES = 4 << 20
 _REPOSITORY = "bench"
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _PACKED_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+_Shared = TypeVar("_Shared")
+
 _LAYER_SHARES = (0.4, 0.3, 0.15, 0.1, 0.05)
 """An image's layers: a large one at the bottom, a small one on top."""
 
@@ -49,6 +52,10 @@ class Scale:
     versions: int = 5
     version_files: int = 5000
     version_bytes: int = 256 << 20
+    version_plain_files: int = 1000
+    grown_artifacts: tuple[int, ...] = (10, 1000, 10_000)
+    grown_volumes: tuple[int, ...] = (1, 1000)
+    grown_calls: int = 1000
     link_rate: int = 100_000_000
     reset_every: int = 100
 
@@ -67,6 +74,10 @@ SMALL = Scale(
     versions=2,
     version_files=40,
     version_bytes=1 << 20,
+    version_plain_files=20,
+    grown_artifacts=(2, 20),
+    grown_volumes=(1, 10),
+    grown_calls=5,
     link_rate=20_000_000,
     reset_every=10,
 )
@@ -94,8 +105,11 @@ class Artifact:
 class Workbench:
     """A registry, what is in it, and room to work."""
 
-    def __init__(self, directory: Path, registry: Distribution, scale: Scale) -> None:
+    def __init__(self, directory: Path, registry: Distribution, scale: Scale, stack: ExitStack) -> None:
+        """Work below `directory`; what `stack` has ends before the workbench does."""
         self.directory = directory
+        self._stack = stack
+        self._shared: dict[Any, Any] = {}
         self.registry = registry
         self.scale = scale
         self._pusher = Pusher(registry.address)
@@ -117,6 +131,14 @@ class Workbench:
             yield place
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+    def shared(self, make: Callable[[Path], AbstractContextManager[_Shared]]) -> _Shared:
+        """Return what `make` makes in a directory, made for the first row that wants it; it goes with the workbench."""
+        if make not in self._shared:
+            place = Path(tempfile.mkdtemp(prefix="s-", dir=self.directory))
+            self._shared[make] = self._stack.enter_context(make(place))
+        made: _Shared = self._shared[make]
+        return made
 
     def large(self, count: int) -> Artifact:
         """Return an artifact of `count` large blobs; artifacts share them."""
@@ -261,8 +283,8 @@ def workbench(parent: Path, scale: Scale) -> Iterator[Workbench]:
     directory = Path(tempfile.mkdtemp(prefix="co-bench-", dir=parent))
     _spread(directory)
     try:
-        with Distribution(directory / "registry") as registry:
-            yield Workbench(directory, registry, scale)
+        with Distribution(directory / "registry") as registry, ExitStack() as stack:
+            yield Workbench(directory, registry, scale, stack)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -175,6 +175,7 @@ _PARTS = {
     "resets": ["far-blob-resets", "far-files-resets"],
     "unpack": ["unpack-image", "unpack-directory", "unpack-memory"],
     "versions": ["versions-directory", "versions-image", "versions-layers"],
+    "growth": ["growth", "restart"],
 }
 
 
