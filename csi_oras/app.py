@@ -20,6 +20,7 @@ from csi_oras.registry.registries import Registries
 from csi_oras.registry.service_accounts import ServiceAccountRule
 from csi_oras.registry.transport import Transport
 from csi_oras.store.catalogue import Catalogue
+from csi_oras.store.collection import Collector
 from csi_oras.store.content import ContentStore
 from csi_oras.store.database import Database
 from csi_oras.store.grants import Grants, load_key
@@ -27,6 +28,7 @@ from csi_oras.store.leases import Leases
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.signatures import SignatureRecords
+from csi_oras.store.space import SpaceMeter, StoreLimits
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.telemetry.metrics import Metrics
@@ -38,6 +40,7 @@ from csi_oras.transfer.pull import Conditions, Puller, Store
 from csi_oras.transfer.resolve import ManifestLimits, Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
+from csi_oras.volume.adopt import shown_plans
 
 DEFAULT_DRIVER_NAME = "csi.oras.land"
 DEFAULT_STATE_DIR = Path("/var/lib/csi-oras")
@@ -64,6 +67,15 @@ class Application:
         self.leases = Leases(self.paths, self.database)
         self.grants = Grants(self.database)
         self.content = ContentStore(self.paths, self.grants)
+        self.space = SpaceMeter(self.paths, self._store_limits)
+        self.collector = Collector(
+            self.paths,
+            self.database,
+            leases=self.leases,
+            space=self.space,
+            mounted=lambda: shown_plans(self.paths.trees),
+            metrics=self.metrics,
+        )
         self.trees = TreeStore(self.paths)
         self.catalogue = Catalogue(self.database)
         self.records = VolumeRecords(self.database)
@@ -83,12 +95,14 @@ class Application:
             catalogue=self.catalogue,
             grants=self.grants,
             grant_key=load_key(self.paths),
+            leases=self.leases,
+            collector=self.collector,
         )
         return Puller(
             access=Access(self.registries, self.keychain),
             store=store,
             resolver=Resolver(self.content, self.grants, self._manifest_limits),
-            gatherer=Gatherer(self.content, self.grants, self._blobs, self.metrics),
+            gatherer=Gatherer(self.content, self.grants, self.collector, self._blobs, self.metrics),
             conditions=Conditions(
                 rules=lambda: rules(self.policy),
                 verifier=Verifier(lambda: verification(self.policy), SignatureRecords(self.database), self.metrics),
@@ -110,7 +124,7 @@ class Application:
             StoreBrokenError: the store cannot be used.
         """
         self.database.query("SELECT 1")
-        self.content.room()
+        os.statvfs(self.paths.root)
         if not os.access(self.paths.blobs, os.W_OK):
             raise StoreBrokenError("store", "cannot be written", "look at the node's disk")
 
@@ -121,9 +135,10 @@ class Application:
         self.metrics.store_available.set(status.f_bavail * status.f_frsize)
         if time.monotonic() >= self._count_again:
             self._count_again = time.monotonic() + _COUNT_SECONDS
-            usage = self.content.usage()
+            usage = self.space.usage()
             self.metrics.store_blobs.set(usage.blobs)
             self.metrics.store_bytes.labels("verified").set(usage.verified)
+            self.metrics.store_bytes.labels("objects").set(usage.objects)
             self.metrics.store_bytes.labels("ingest").set(usage.unfinished)
         self.metrics.store_artifacts.set(self.catalogue.count())
         self.metrics.published_volumes.labels("eager").set(self.records.published())
@@ -143,6 +158,15 @@ class Application:
             ranges=pulls.parallel_ranges,
             range_bytes=pulls.range_bytes,
             bytes_per_second=pulls.max_bytes_per_second,
+        )
+
+    def _store_limits(self) -> StoreLimits:
+        store = self.policy.store
+        return StoreLimits(
+            max_bytes=store.max_bytes,
+            high_watermark=store.high_watermark,
+            low_watermark=store.low_watermark,
+            min_age=store.min_age,
         )
 
     def _artifact_limits(self) -> ArtifactLimits:

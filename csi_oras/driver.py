@@ -34,8 +34,8 @@ _CALLS = 16
 """Calls of the core at a time; each is short, for none waits for the network."""
 _RESOLVES = 16
 """Tags that a controller asks one registry for at a time."""
-_SWEEP_SECONDS = 600.0
-"""How often what killed commands have left behind is looked for."""
+_COLLECT_SECONDS = 60.0
+"""How often the store is measured, and tidied if it is above its high watermark."""
 _RECONCILE_SECONDS = 120.0
 """How often the records are held against what is mounted; a tenth of a second's work for 1,000 volumes."""
 
@@ -164,6 +164,6 @@ def _recover(app: Application, recovery: Recovery) -> None:
 def _tasks(app: Application, recovery: Recovery) -> list[upkeep.Task]:
     """Return what a node's driver does when nobody asks; a controller keeps no store."""
     return [
-        upkeep.Task(name="sweep", seconds=_SWEEP_SECONDS, action=app.leases.sweep),
+        upkeep.Task(name="collect", seconds=_COLLECT_SECONDS, action=app.collector.tidy),
         upkeep.Task(name="reconcile", seconds=_RECONCILE_SECONDS, action=recovery.reconcile),
     ]

@@ -220,18 +220,6 @@ def test_has_is_false_for_a_blob_of_another_size(content: ContentStore) -> None:
     assert not content.has(Descriptor(media_type=_TYPE, digest=blob.digest, size=9))
 
 
-def test_usage_counts_verified_and_unfinished_bytes(content: ContentStore) -> None:
-    content.put(Descriptor.of(b"0123456789", _TYPE), b"0123456789")
-    unfinished = Descriptor.of(b"x" * 10_000, _TYPE)
-    ingest = content.ingest(unfinished)
-    assert ingest is not None
-    ingest.write(memoryview(b"x" * 5_000), 0)
-    usage = content.usage()
-    ingest.close()
-    assert (usage.blobs, usage.verified) == (1, 10)
-    assert usage.unfinished >= 5_000
-
-
 def test_require_of_an_absent_blob_says_which(content: ContentStore) -> None:
     blob = Descriptor.of(b"absent", _TYPE)
     with pytest.raises(StoreBrokenError, match=blob.digest.encoded):

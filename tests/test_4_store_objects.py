@@ -14,9 +14,10 @@ def test_object_that_two_batches_bring_at_once_is_the_first_ones(tmp_path: Path)
     with objects.batch() as first, objects.batch() as second:
         (file,) = {batch.add([memoryview(_CONTENT)], len(_CONTENT), 0o444) for batch in (first, second)}
         place = Path(paths.object(file.content, file.mode))
-        first.commit()
-        inode = place.stat().st_ino
-        second.commit()
+        with first.committed():
+            inode = place.stat().st_ino
+        with second.committed():
+            pass
         assert place.stat().st_ino == inode
     assert place.read_bytes() == _CONTENT
     assert place.stat().st_nlink == 1

@@ -1,5 +1,7 @@
 """What commands show a person: text that a pipe can read."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 from rich.console import Console
 
 
@@ -7,6 +9,12 @@ def console() -> Console:
     """A console that never cuts what a pipe reads."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=500)
+
+
+def working(text: str) -> AbstractContextManager[object]:
+    """Say on standard error, where that is a terminal, what takes a moment."""
+    console = Console(stderr=True)
+    return console.status(text) if console.is_terminal else nullcontext()
 
 
 def count_files(count: int) -> str:

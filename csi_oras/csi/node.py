@@ -58,9 +58,9 @@ class Node(csi_pb2_grpc.NodeServicer):
         """Show an artifact at the target; while it is pulled, answer with how far it is."""
         wanted = requests.parse_publish(request)
         job = await self._run(self._volumes.begin, wanted)
-        if job is not None:
+        while job is not None:
             artifact = await self._outcome(wanted, job, _patience(context))
-            await self._run(self._volumes.finish, wanted, artifact)
+            job = await self._run(self._volumes.finish, wanted, artifact)
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(

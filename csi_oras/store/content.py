@@ -8,9 +8,10 @@ are committed in groups: one thread takes all that wait, so that many share one 
 import os
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,20 +21,9 @@ from csi_oras.oci.digest import Digest
 from csi_oras.store.grants import Grant, Grants
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
-from csi_oras.store.staging import sweep
+from csi_oras.store.space import BLOCK
 
 _LARGEST_GROUP = 256
-_BLOCK = 512
-"""What st_blocks counts in, whatever the file system."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreUsage:
-    """Number of blobs, and bytes of verified and of unfinished ones."""
-
-    blobs: int
-    verified: int
-    unfinished: int
 
 
 class _Waiting(NamedTuple):
@@ -60,33 +50,12 @@ class ContentStore:
         except FileNotFoundError:
             return False
 
-    def usage(self) -> StoreUsage:
-        """Count what is here; the cost grows with the number of blobs."""
-        with store_errors("store"):
-            sizes = [
-                entry.stat().st_size for algorithm in os.scandir(self._paths.blobs) for entry in os.scandir(algorithm)
-            ]
-            unfinished = sum(entry.stat().st_blocks * _BLOCK for entry in os.scandir(self._paths.ingests))
-        return StoreUsage(blobs=len(sizes), verified=sum(sizes), unfinished=unfinished)
-
     def begun(self, blob: Descriptor, source: str = "") -> int:
         """Bytes that the unfinished blob from `source` has taken of the file system already, at most its size."""
         try:
-            return min(os.stat(self._paths.ingest(blob.digest, source)).st_blocks * _BLOCK, blob.size)
+            return min(os.stat(self._paths.ingest(blob.digest, source)).st_blocks * BLOCK, blob.size)
         except FileNotFoundError:
             return 0
-
-    def room(self) -> int:
-        """Bytes that the store's file system has left."""
-        with store_errors("store"):
-            status = os.statvfs(self._paths.root)
-        return status.f_bavail * status.f_frsize
-
-    def make_room(self) -> int:
-        """Remove what killed processes left in the making, and return the bytes that are left then."""
-        with store_errors("store"):
-            sweep(self._paths)
-        return self.room()
 
     def path(self, digest: Digest) -> Path:
         """Where the blob is, if it is there."""
@@ -121,13 +90,15 @@ class ContentStore:
         return Ingest.open(self._paths, blob, lambda: self.has(blob), source)
 
     def put(self, blob: Descriptor, content: bytes) -> None:
-        """Store a small blob that is at hand.
+        """Store a small blob that is at hand; one that is there counts as new for collection.
 
         Raises:
             DigestMismatchError: `content` is not what `blob` says.
             NoSpaceError: the disk is full.
             StoreBrokenError: the store fails.
         """
+        if self._is_renewed(blob):
+            return
         ingest = self.ingest(blob)
         if ingest is None:
             return
@@ -139,6 +110,14 @@ class ContentStore:
         hasher = blob.digest.hasher()
         hasher.update(content)
         self.commit(ingest, Digest(blob.digest.algorithm, hasher.hexdigest()))
+
+    def _is_renewed(self, blob: Descriptor) -> bool:
+        path = self._paths.blob(blob.digest)
+        with suppress(OSError):  # it is not there, or the commit will say what is wrong
+            status = os.stat(path)
+            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # what pods see does not change
+            return status.st_size == blob.size
+        return False
 
     def commit(self, ingest: Ingest, digest: Digest, grant: Grant | None = None) -> None:
         """Make an ingest with this `digest` visible, durably, to whom `grant` names first; it is closed in any case.
@@ -216,6 +195,7 @@ class ContentStore:
         with store_errors("commit"):
             for ingest in ingests:
                 os.fchmod(ingest.descriptor, 0o444)
+                os.utime(ingest.descriptor)  # while a pull runs, what is new is not collected
                 if len(ingests) > 1:  # begin to write all of them out: then one journal commit covers all syncs below
                     os.posix_fadvise(ingest.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             for ingest in ingests:

@@ -2,8 +2,13 @@
 
 They are committed in one group when the archives of a tree have been read: one sync for all of them, then
 their names. Until then nobody else can see them, and what is there is never replaced.
+
+What no tree shows any more is collected, which the number of its links tells. So a group has a link of its own to each
+object that it counts on, and whoever shows objects holds the lock that is held to remove any.
 """
 
+import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -47,6 +52,7 @@ class ObjectBatch:
         self._new: dict[str, int] = {}
         """Where each object belongs, and the number that is its name until then: there may be a million of them."""
         self._written = 0
+        self._is_fresh = False
 
     def add(self, content: Iterable[memoryview], size: int, mode: int) -> File:
         """Keep a file's content, and return the file.
@@ -63,8 +69,9 @@ class ObjectBatch:
         data = b"".join(content)
         digest = Digest("sha256", hashlib.sha256(data).hexdigest())
         target = self._paths.object(digest, mode)
-        if target not in self._new and not os.path.exists(target):  # noqa: PTH110 (for 20,000 files, Path is too slow)
+        if target not in self._new and not self._is_held(target):
             self._new[target] = self._write([memoryview(data)], mode)
+            self._is_fresh = True
         return digest
 
     def _add_large(self, content: Iterable[memoryview], mode: int) -> Digest:
@@ -78,11 +85,26 @@ class ObjectBatch:
         temporary = self._write(hashed(), mode)
         digest = Digest("sha256", hasher.hexdigest())
         target = self._paths.object(digest, mode)
-        if target in self._new or Path(target).exists():
+        if target in self._new or self._is_held(target):
             Path(self._temporary(temporary)).unlink()
         else:
             self._new[target] = temporary
+            self._is_fresh = True
         return digest
+
+    def _is_held(self, target: str) -> bool:
+        """Take a link of our own to an object that is there; one that has as many as can be is in no danger."""
+        self._written += 1
+        try:
+            os.link(target, self._temporary(self._written))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+        else:
+            self._new[target] = self._written
+        return True
 
     def _temporary(self, number: int) -> str:
         return f"{self._directory}/{number}"
@@ -100,23 +122,43 @@ class ObjectBatch:
             os.close(descriptor)
         return self._written
 
-    def commit(self) -> None:
-        """Make all objects of the group visible, durably.
+    @contextmanager
+    def committed(self) -> Iterator[None]:
+        """Make all objects of the group visible, durably; in the with statement none of them is collected.
 
         Raises:
             NoSpaceError: the disk is full.
             StoreBrokenError: the store fails.
         """
         if not self._new:
+            yield
             return
         with store_errors("unpacked files"):
-            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                kernel.syncfs(descriptor)
-            finally:
-                os.close(descriptor)
-            for target, temporary in self._new.items():
-                with suppress(FileExistsError):  # another pull's equal file, which is never replaced: trees have it
-                    os.link(self._temporary(temporary), target)
-            fsync_directory(self._paths.objects)
+            if self._is_fresh:
+                self._sync()
+            with objects_locked(self._paths, fcntl.LOCK_SH):
+                for target, temporary in self._new.items():
+                    with suppress(FileExistsError):  # what is there is never replaced: trees have it
+                        os.link(self._temporary(temporary), target)
+                if self._is_fresh:
+                    fsync_directory(self._paths.objects)
+                yield
         self._new.clear()
+
+    def _sync(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            kernel.syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def objects_locked(paths: StatePaths, how: int) -> Iterator[None]:
+    """Hold the lock of the objects in a with statement: shared to show them in a tree, exclusive to remove any."""
+    descriptor = os.open(paths.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)

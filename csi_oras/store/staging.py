@@ -43,6 +43,17 @@ def sweep(paths: StatePaths) -> None:
             os.close(descriptor)
 
 
+def empty(directory: Path) -> None:
+    """Remove what is in a staging directory; a link is removed and never followed."""
+    for path, _, _ in os.walk(directory):
+        os.chmod(path, 0o700)  # noqa: PTH101 (os.walk gives text)
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)  # noqa: PTH108 (os.scandir gives text)
+
+
 def _new(paths: StatePaths) -> tuple[Path, int]:
     """Return a new directory and the descriptor that keeps it locked; a sweep may take it before the lock does."""
     while True:

@@ -92,6 +92,15 @@ class Metrics:
             ("code",),
             registry=self.registry,
         )
+        self._collections = Counter(
+            "csi_oras_collections", "Collections by what asked for them.", ("trigger",), registry=self.registry
+        )
+        self._collected_bytes = Counter(
+            "csi_oras_collected_bytes", "Bytes on disk that collections gave back.", registry=self.registry
+        )
+        self._collected_artifacts = Counter(
+            "csi_oras_collected_artifacts", "Artifacts that collections took.", registry=self.registry
+        )
         self.pulls_in_flight = self._gauge("csi_oras_pulls_in_flight", "Artifact pulls under way.")
         self.published_volumes = self._gauge("csi_oras_published_volumes", "Volumes that are mounted.", ("mode",))
         self.store_artifacts = self._gauge("csi_oras_store_artifacts", "Artifacts in the store.")
@@ -125,6 +134,12 @@ class Metrics:
     def observe_event(self, reason: str, outcome: EventOutcome) -> None:
         """Count one event on a pod, `reason` as the pod's owner reads it."""
         self._events.labels(reason, outcome).inc()
+
+    def observe_collection(self, trigger: str, size: int, artifacts: int) -> None:
+        """Count one collection, what asked for it (`watermark`, `need` or `command`), and what it took; bytes."""
+        self._collections.labels(trigger).inc()
+        self._collected_bytes.inc(size)
+        self._collected_artifacts.inc(artifacts)
 
     def observe_request(self, status: int) -> None:
         """Count one answer of a registry."""

@@ -10,15 +10,18 @@ from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan
-from csi_oras.registry.client import RepositoryClient
+from csi_oras.store.collection import Collector
 from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import Grants
+from csi_oras.store.leases import PullLease
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter, Progress, human_size
 from csi_oras.transfer.blobs import Asker, BlobFetcher
 
 _MARGIN_BYTES = 16 << 20
 """What a file system keeps free beside the blobs, for the database and for directories."""
+_MARGIN_FILES = 64
+"""What it keeps for directories, and for the files of SQLite."""
 
 _Reservation = tuple[str, Sequence[Descriptor]]
 
@@ -26,26 +29,29 @@ _Reservation = tuple[str, Sequence[Descriptor]]
 class Gatherer:
     """Brings blobs together."""
 
-    def __init__(self, content: ContentStore, grants: Grants, blobs: BlobFetcher, metrics: Metrics) -> None:
+    def __init__(
+        self, content: ContentStore, grants: Grants, collector: Collector, blobs: BlobFetcher, metrics: Metrics
+    ) -> None:
         self._content = content
         self._grants = grants
+        self._collector = collector
         self._blobs = blobs
         self._metrics = metrics
         self._lock = threading.Lock()
         self._reservations: list[_Reservation] = []
 
-    def gather(self, client: RepositoryClient, plan: Plan, holder: str, progress: Progress, subject: str) -> None:
-        """Return when every blob of `plan` is in the store and this holder has been seen to read it.
+    def gather(self, asker: Asker, plan: Plan, lease: PullLease, progress: Progress, subject: str) -> None:
+        """Return when every blob of `plan` is in the store, kept by `lease`, and `asker` was seen to read it.
 
         Raises:
             NoSpaceError: there is no room for what is missing.
             UnobtainableError, UnacceptableError: a blob cannot be got, or is not what it should be.
         """
+        lease.add(blob.digest for blob in plan.blobs if self._content.has(blob))  # what comes now is kept without
         absent = [blob for blob in plan.blobs if not self._content.has(blob)]
         self._count(plan, absent, progress)
         layers = {digest: f"{subject}, {place}" for digest, place in plan.places.items()}
-        asker = Asker(client=client, holder=holder)
-        with self._reserved((client.source, absent), subject):
+        with self._reserved((asker.client.source, absent), subject):
             read = self._fetch_all(asker, absent, progress, layers)
         unread = [blob for blob in plan.blobs if blob.digest not in read]
         progress.activity = "proving access to what is on this node already"
@@ -93,21 +99,19 @@ class Gatherer:
     def _check_room(self, reservations: Sequence[_Reservation], subject: str) -> None:
         # a blob of two pulls from one repository is written once, from two repositories twice
         expected = {(source, blob.digest): blob for source, blobs in reservations for blob in blobs}
-        needed = sum(
-            blob.size - self._content.begun(blob, source)
-            for (source, _), blob in expected.items()
-            if not self._content.has(blob)
-        )
-        room = self._content.room() - _MARGIN_BYTES
-        if needed > room:
-            room = self._content.make_room() - _MARGIN_BYTES
-        if needed > room:
+        missing = {key: blob for key, blob in expected.items() if not self._content.has(blob)}
+        needed = sum(blob.size - self._content.begun(blob, source) for (source, _), blob in missing.items())
+        space = self._collector.make_room(needed + _MARGIN_BYTES, len(missing) + _MARGIN_FILES)
+        if needed + _MARGIN_BYTES > space.available:
             raise NoSpaceError(
                 subject,
                 f"needs {human_size(needed)} with what other pulls need, "
-                f"the store has room for {human_size(max(room, 0))}",
-                "make room on the node, or select less with include",
+                f"the store has room for {human_size(max(space.available - _MARGIN_BYTES, 0))}",
+                "make room on the node, raise store.maxBytes if it is set, or select less with include",
             )
+        if len(missing) + _MARGIN_FILES > space.files:
+            cause = f"needs {len(missing)} files, the store's file system has {space.files} inodes left"
+            raise NoSpaceError(subject, cause, "remove files on the node, or select less with include")
 
     def _fetch_all(
         self, asker: Asker, absent: Sequence[Descriptor], progress: Progress, layers: Mapping[Digest, str]

@@ -80,8 +80,8 @@ class Layouter:
                 self._add(view, entry, batch, subject)
             if plan.archives:
                 _check_whole(plan, view, subject, single=single)
-            batch.commit()
-        self._trees.lay_out(plan.digest, view)
+            with batch.committed():
+                self._trees.lay_out(plan.digest, view)
         name = next(iter(view.root.children)) if single else ""
         return LaidOut(plan=plan.digest, size=view.size, files=view.files, single=name)
 

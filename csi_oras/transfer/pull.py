@@ -17,6 +17,7 @@ from csi_oras.errors import (
     ArtifactNotFoundError,
     CsiOrasError,
     DigestMismatchError,
+    NoSpaceError,
     SizeMismatchError,
 )
 from csi_oras.oci.descriptor import Descriptor
@@ -27,14 +28,17 @@ from csi_oras.policy.access import RepositoryRules
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
+from csi_oras.store.collection import Collector
 from csi_oras.store.content import ContentStore
 from csi_oras.store.grants import ANONYMOUS, Grant, Grants, holder
+from csi_oras.store.leases import Leases, PullLease
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.trees import TreeStore
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.access import Access
+from csi_oras.transfer.blobs import Asker
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
@@ -42,6 +46,9 @@ from csi_oras.transfer.request import Planned, PulledArtifact, PullPolicy, PullR
 from csi_oras.transfer.resolve import Resolved, Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
+
+_UNPACKED = 4
+"""How much more than its packed size an archive is expected to take, when that turns out to be too much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,8 @@ class Store:
     catalogue: Catalogue
     grants: Grants
     grant_key: bytes
+    leases: Leases
+    collector: Collector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,11 +224,14 @@ class Puller:
         try:
             with _naming(request.reference):
                 self._rules().check(request.reference.repository)
-                pulled = self._access.use(
-                    request.reference.repository,
-                    request.brought,
-                    lambda client: self._pull(client, replace(request, credential=client.credential), progress),
-                )
+                with self._store.leases.of_pull() as lease:
+                    pulled = self._access.use(
+                        request.reference.repository,
+                        request.brought,
+                        lambda client: self._pull(
+                            client, replace(request, credential=client.credential), lease, progress
+                        ),
+                    )
         except Exception as error:
             outcome = type(error).__name__
             if isinstance(error, (DigestMismatchError, SizeMismatchError)):
@@ -237,7 +249,9 @@ class Puller:
             )
         return replace(pulled, pull_seconds=time.monotonic() - started) if progress.begun.done() else pulled
 
-    def _pull(self, client: RepositoryClient, request: PullRequest, progress: Progress) -> PulledArtifact:
+    def _pull(
+        self, client: RepositoryClient, request: PullRequest, lease: PullLease, progress: Progress
+    ) -> PulledArtifact:
         here = self._here(request) if request.policy is not PullPolicy.ALWAYS else None
         if here:
             return here
@@ -252,12 +266,13 @@ class Puller:
         artifact, plan = planned.artifact, planned.plan
         self._limits().check(plan, subject)
         progress.begin()
+        lease.add([plan.digest, artifact.root, artifact.digest])
         self._keep_metadata(artifact, plan)
-        self._gatherer.gather(client, plan, credential, progress, subject)
+        self._gatherer.gather(Asker(client=client, holder=credential), plan, lease, progress, subject)
         found = CataloguedPlan(artifact=artifact.digest, laid_out=self._laid_out(plan, progress, subject))
         goes_by_reference = planned.kind.goes_by_reference or request.selection.metadata
         key = request.view_key(goes_by_reference=goes_by_reference)
-        self._store.catalogue.add(request.reference, artifact.root, found, key)
+        self._store.catalogue.add(request.reference, artifact.root, found, key, _contents(artifact, plan))
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
         self._store.grants.add([Grant(client.repository, digest, credential) for digest in digests])
         pulled = self._pulled(request.reference.pinned(artifact.root), found)
@@ -265,7 +280,15 @@ class Puller:
 
     def _laid_out(self, plan: Plan, progress: Progress, subject: str) -> LaidOut:
         known = self._store.catalogue.laid_out(plan.digest) if self._store.trees.has(plan.digest) else None
-        return known or self._layouter.lay_out(plan, progress, subject)
+        if known:
+            return known
+        try:
+            return self._layouter.lay_out(plan, progress, subject)
+        except NoSpaceError:  # nobody knows before what an archive holds
+            space = self._store.collector.make_room(plan.size * _UNPACKED)
+            if space.available < plan.size:
+                raise
+            return self._layouter.lay_out(plan, progress, subject)
 
     def _keep_metadata(self, artifact: Artifact, plan: Plan) -> None:
         """Put the texts of our own into the store; the manifest is there since it was resolved."""
@@ -280,6 +303,12 @@ class Puller:
         if found is None:
             return None
         return found if client.digest_hint(request.reference.identifier) == root else None
+
+
+def _contents(artifact: Artifact, plan: Plan) -> set[Digest]:
+    """Return all blobs that an artifact's volume is made of, or was found by."""
+    shown = [entry.blob.digest for entry in plan.entries] + [blob.digest for blob in plan.blobs]
+    return {artifact.root, artifact.digest, artifact.manifest.config.digest, *shown}
 
 
 def _absent(reference: Reference) -> ArtifactNotFoundError:

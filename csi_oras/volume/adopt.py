@@ -38,6 +38,11 @@ def all_mounts(trees: Path) -> dict[str, OurMount]:
     return {target: ours for target, ours in topmost.items() if ours}
 
 
+def shown_plans(trees: Path) -> frozenset[str]:
+    """Return the digests of the plans that any mount shows, wherever it is and whoever knows of it."""
+    return frozenset(ours.plan for _, ours in _mounts(trees) if ours)
+
+
 def _mounts(trees: Path) -> Iterator[tuple[str, OurMount | None]]:
     mounts = mountinfo.read()
     device, root = _origin(trees, mounts)

@@ -5,6 +5,8 @@ network. The record is written before the mount and dropped after the unmount, s
 record without a mount, never a mount that nobody knows of.
 """
 
+import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,16 +80,17 @@ class Volumes:
                 return None
             wanted = self._pull_request(request)
             artifact = self._puller.find(wanted)
-            if artifact:
-                self._show(request, target, artifact)
+            if artifact and self._is_shown(request, target, artifact):
                 return None
             self._records.put(request.record(VolumeState.PUBLISHING))
         job = self._puller.start(wanted)
         self._notices.pulling(request.owner, wanted.reference, job.progress)
         return job
 
-    def finish(self, request: PublishRequest, artifact: PulledArtifact) -> None:
-        """Mount what was pulled, unless the volume was unpublished in the meantime.
+    def finish(self, request: PublishRequest, artifact: PulledArtifact) -> Job[PulledArtifact] | None:
+        """Mount what was pulled, unless the volume was unpublished in the meantime, and return None.
+
+        Where it was collected in the meantime, return the pull to wait for.
 
         Raises:
             VolumeBusyError: it was, or is wanted in another way by now.
@@ -96,11 +99,14 @@ class Volumes:
         request = self._canonical(request)
         with self._locks.hold(request.target), self._open(request.target) as target:
             if self._is_published(request, target):
-                return
+                return None
             record = self._records.get(request.volume_id, request.target)
             if record is None or record.fingerprint != request.fingerprint:
                 raise VolumeBusyError(f"volume {_short(request.volume_id)}", "was unpublished during the pull")
-            self._show(request, target, artifact)
+            if self._is_shown(request, target, artifact):
+                return None
+            self._records.put(request.record(VolumeState.PUBLISHING))
+            return self._puller.start(self._pull_request(request))
 
     def abandon(self, request: PublishRequest) -> None:
         """Forget a publish whose pull failed."""
@@ -206,12 +212,18 @@ class Volumes:
         logger.warning("adopted a mount whose record was lost", volume_id=request.volume_id, plan=shown.plan)
         return True
 
-    def _show(self, request: PublishRequest, target: Target, artifact: PulledArtifact) -> None:
+    def _is_shown(self, request: PublishRequest, target: Target, artifact: PulledArtifact) -> bool:
+        """Record and mount the artifact; False if it was collected before the record could keep it."""
         record = request.record(VolumeState.PUBLISHED, artifact)
         self._records.put(record)
+        try:
+            kind = os.stat(artifact.path).st_mode  # noqa: PTH116 (it is asked for each volume)
+        except FileNotFoundError:
+            self._records.drop(request.volume_id, request.target)
+            return False
         created = False
         try:
-            created = target.create(directory=artifact.path.is_dir())
+            created = target.create(directory=stat.S_ISDIR(kind))
             bind(artifact.path, target, noexec=request.attributes.noexec)
         except BaseException:
             if created:
@@ -220,6 +232,7 @@ class Volumes:
             raise
         _log("published", record)
         self._notices.shown(request.owner, artifact)
+        return True
 
     def _take_away(self, target: Target, record: VolumeRecord | None) -> None:
         """Unmount what is stacked on a target of ours, and remove it.
