@@ -34,7 +34,8 @@ class StatePaths:
         paths = cls(root.absolute())
         with store_errors(f"state directory {root}"):
             _close_to_others(paths.root)
-            for directory in (paths.root, paths.blobs, paths.ingests, paths.trees, paths.staging, paths.objects):
+            content = (paths.blobs, paths.ingests, paths.objects, paths.quarantine)
+            for directory in (paths.root, *content, paths.trees, paths.staging, paths.views):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for algorithm in ("sha256", "sha512"):
                 (paths.blobs / algorithm).mkdir(mode=0o700, exist_ok=True)
@@ -61,9 +62,19 @@ class StatePaths:
         return self.root / "objects" / "sha256"
 
     @property
+    def views(self) -> Path:
+        """Links by name to what is here, for people."""
+        return self.root / "views"
+
+    @property
     def staging(self) -> Path:
         """Trees and objects in the making; never mounted."""
         return self.root / "staging"
+
+    @property
+    def quarantine(self) -> Path:
+        """What has rotted, and the trees that show it, as long as anybody has them mounted."""
+        return self.root / "quarantine"
 
     @property
     def database(self) -> Path:
