@@ -30,6 +30,7 @@ from csi_oras.store.paths import StatePaths
 from csi_oras.store.signatures import SignatureRecords
 from csi_oras.store.space import SpaceMeter, StoreLimits
 from csi_oras.store.trees import TreeStore
+from csi_oras.store.views import Views
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.transfer.access import Access
@@ -68,12 +69,14 @@ class Application:
         self.grants = Grants(self.database)
         self.content = ContentStore(self.paths, self.grants)
         self.space = SpaceMeter(self.paths, self._store_limits)
+        self.views = Views(self.paths, self.database, self.platform)
         self.collector = Collector(
             self.paths,
             self.database,
             leases=self.leases,
             space=self.space,
             mounted=lambda: shown_plans(self.paths.trees),
+            views=self.views,
             metrics=self.metrics,
         )
         self.trees = TreeStore(self.paths)
@@ -97,6 +100,7 @@ class Application:
             grant_key=load_key(self.paths),
             leases=self.leases,
             collector=self.collector,
+            views=self.views,
         )
         return Puller(
             access=Access(self.registries, self.keychain),

@@ -2,8 +2,10 @@
 
 import os
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,8 @@ from csi_oras.store.grants import Grants
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.views import Views
+from tests.support.artifacts import Pusher, files
+from tests.support.driver import Driver
 
 _PLATFORM = Platform("linux", "amd64")
 _WHOLE = Selection().key
@@ -351,3 +355,74 @@ def test_pulls_at_the_same_time_and_reconciliations_of_others_lose_no_view(shelf
 
 
 # -- a driver and commands
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def run(state: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "csi_oras", *arguments, "--state-dir", str(state)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_pulled_artifact_has_a_view_that_follows_its_tag(tmp_path: Path, pusher: Pusher, repository: str) -> None:
+    state = tmp_path / "state"
+    view = state / "views" / pusher.address / repository / "latest"
+    for content in (b"old", b"new"):
+        run(state, "pull", pusher.artifact(repository, files(f=content), "latest"))
+        assert (view / "f").read_bytes() == content
+    reference = pusher.artifact(repository, files(f=b"selected", g=b"not"), "latest")
+    run(state, "pull", reference, "--include", "f")
+    assert not view.is_symlink()
+    run(state, "pull", reference)
+    assert (view / "g").read_bytes() == b"not"
+
+
+def test_collection_takes_the_view_away(tmp_path: Path, pusher: Pusher, repository: str) -> None:
+    state = tmp_path / "state"
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("store: {minAge: 0s}\n")
+    run(state, "pull", pusher.artifact(repository, files(f=b"content")))
+    assert names(state / "views") == [pusher.address]
+    run(state, "store", "gc", "--all", "--config", str(policy))
+    assert names(state / "views") == []
+
+
+def test_driver_puts_views_in_order_when_it_starts(short_path: Path, pusher: Pusher, repository: str) -> None:
+    reference = pusher.artifact(repository, files(f=b"content"))
+    with Driver(short_path) as driver:
+        target = driver.target()
+        driver.publish(target, reference=reference)
+        view = driver.state / "views" / pusher.address / repository / "v1"
+        assert (view / "f").read_bytes() == b"content"
+        driver.kill()
+        view.unlink()
+        (view.parent / "stale").symlink_to("nowhere")
+        driver.start()
+        eventually(lambda: view.is_symlink() and not (view.parent / "stale").is_symlink())
+        assert (view / "f").read_bytes() == b"content"
+        driver.kill()
+        for path in driver.state.glob("state.db*"):
+            path.unlink()
+        driver.start()
+        eventually(lambda: names(driver.state / "views") == [])
+        driver.unpublish(target)
+
+
+@pytest.mark.needs("root")
+def test_views_that_cannot_be_written_fail_no_volume(short_path: Path, pusher: Pusher, repository: str) -> None:
+    reference = pusher.artifact(repository, files(f=b"content"))
+    with Driver(short_path) as driver:
+        (driver.state / "views").rmdir()
+        (driver.state / "views").write_text("x")
+        target = driver.target()
+        driver.publish(target, reference=reference)
+        assert (target / "f").read_bytes() == b"content"
+        driver.unpublish(target)
+    assert "a view was not changed" in driver.log

@@ -19,6 +19,7 @@ from csi_oras.store.links import Ledger
 from csi_oras.store.paths import StatePaths, store_errors
 from csi_oras.store.removal import Remover
 from csi_oras.store.space import Space, SpaceMeter
+from csi_oras.store.views import Views
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import human_size
@@ -54,6 +55,7 @@ class Collector:
         leases: Leases,
         space: SpaceMeter,
         mounted: Callable[[], frozenset[str]],
+        views: Views,
         metrics: Metrics,
     ) -> None:
         """`mounted` returns the digests of plans that a mount shows, recorded or not."""
@@ -62,6 +64,7 @@ class Collector:
         self._leases = leases
         self._space = space
         self._mounted = mounted
+        self._views = views
         self._metrics = metrics
         self._remover = Remover(paths, database, leases, mounted)
 
@@ -145,6 +148,7 @@ class Collector:
         collection = Collection(removed=removed, kept=decided.kept + used)
         self._metrics.observe_collection(trigger, collection.freed, _artifacts(removed))
         if removed:
+            self._views.follow_all()
             logger.info(
                 "collected",
                 trigger=trigger,

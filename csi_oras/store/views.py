@@ -61,6 +61,11 @@ class Views:
         except CsiOrasError as error:
             logger.warning("a view was not changed, it is tried again", reference=str(reference), cause=error.message)
 
+    def follow_all(self) -> None:
+        """Reconcile for somebody who has more important work; what fails is told by the next reconciliation."""
+        with suppress(CsiOrasError):
+            self.reconcile()
+
     def reconcile(self) -> None:
         """Make the views what they should be; nobody may be in a transaction of his own.
 

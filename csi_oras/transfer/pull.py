@@ -34,6 +34,7 @@ from csi_oras.store.grants import ANONYMOUS, Grant, Grants, holder
 from csi_oras.store.leases import Leases, PullLease
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.trees import TreeStore
+from csi_oras.store.views import Views
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Progress
@@ -63,6 +64,7 @@ class Store:
     grant_key: bytes
     leases: Leases
     collector: Collector
+    views: Views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +275,7 @@ class Puller:
         goes_by_reference = planned.kind.goes_by_reference or request.selection.metadata
         key = request.view_key(goes_by_reference=goes_by_reference)
         self._store.catalogue.add(request.reference, artifact.root, found, key, _contents(artifact, plan))
+        self._store.views.follow(request.reference)
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
         self._store.grants.add([Grant(client.repository, digest, credential) for digest in digests])
         pulled = self._pulled(request.reference.pinned(artifact.root), found)
