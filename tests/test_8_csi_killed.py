@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import sqlite3
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -15,9 +14,9 @@ import grpc
 import pytest
 
 from csi_oras.csi.pb import csi_pb2
-from tests.support import dying_driver
 from tests.support.artifacts import Pusher, files
 from tests.support.driver import Driver
+from tests.support.dying_driver import dying
 
 pytestmark = [pytest.mark.needs("root", "registry"), pytest.mark.timeout(300)]  # many starts, on a busy machine
 _ROUNDS = 10
@@ -93,7 +92,7 @@ def pods(driver: Driver, pusher: Pusher, repository: str) -> list[Pod]:
 def test_driver_that_is_killed_leaks_no_mount_and_loses_no_record(driver: Driver, pods: list[Pod], seed: int) -> None:
     moments = random.Random(seed)  # noqa: S311 (moments, no secrets)
     for _ in range(_ROUNDS):
-        driver.runner = (sys.executable, dying_driver.__file__, str(moments.randint(1, _MOST_STEPS)))
+        driver.runner = dying("any step", moments.randint(1, _MOST_STEPS))
         driver.start()
         for pod in pods:
             pod.check_record()

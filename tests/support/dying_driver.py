@@ -1,34 +1,110 @@
-"""A runner for a driver that kills itself (-9) right after its calls have changed so much on the node.
+"""A runner for a driver or a command that kills itself (-9) at a named point, right after a step was taken so often.
 
-`dying_driver.py COUNT python -m csi_oras serve …`: a mount, a target and a record are changed in the steps that are
-counted, so that each moment between two of them is as likely as any other, however short it is.
+`python -m tests.support.dying_driver POINT COUNT python -m csi_oras serve …`: what is run is the program as it is
+shipped, with its steps wrapped here; it knows of no points itself. The point "any step" is each change of a mount, a
+target or a record that a call makes, so that each moment between two of them is as likely as any other, however short
+it is.
 """
 
+import functools
 import itertools
 import os
 import runpy
 import signal
+import sqlite3
 import sys
 import threading
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from csi_oras import kernel
 from csi_oras.mount.target import Target
-from csi_oras.store.volumes import VolumeRecords
+from csi_oras.store.catalogue import Catalogue
+from csi_oras.store.grants import Grants
+from csi_oras.store.ingest import Ingest
+from csi_oras.store.objects import ObjectBatch
+from csi_oras.store.trees import TreeStore
+from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
 
-_STEPS = [
-    (kernel, "move_mount"), (kernel, "unmount"), (Target, "create"), (Target, "remove"),
-    (VolumeRecords, "put"), (VolumeRecords, "drop"),
-]  # fmt: skip
+
+@dataclass(frozen=True)
+class Step:
+    """A function whose calls are steps, those that `counts` lets pass by their arguments."""
+
+    owner: Any
+    name: str
+    counts: Callable[..., bool] = lambda *_arguments, **_options: True
 
 
-def _deadly(step: Callable[..., Any], is_last: Callable[[], bool]) -> Callable[..., Any]:
-    @wraps(step)
+def _in_a_call(*_arguments: Any, **_options: Any) -> bool:
+    return threading.current_thread().name.startswith("call")
+
+
+def _into(directory: str) -> Callable[..., bool]:
+    return lambda _source, target, **_options: f"/{directory}/" in os.fspath(target)
+
+
+def _puts(state: VolumeState) -> Callable[..., bool]:
+    def counts(_records: VolumeRecords, record: VolumeRecord) -> bool:
+        return record.state is state
+
+    return counts
+
+
+def _runs(beginning: str) -> Callable[..., bool]:
+    return lambda _connection, statement, *_values: statement.lstrip().startswith(beginning)
+
+
+class _Connection(sqlite3.Connection):
+    """A connection whose statements can be wrapped, which those of a C type cannot."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        return super().execute(*arguments)
+
+
+POINTS: Mapping[str, list[Step]] = {
+    "any step": [
+        Step(owner, name, _in_a_call)
+        for owner, name in (
+            (kernel, "move_mount"), (kernel, "unmount"), (Target, "create"), (Target, "remove"),
+            (VolumeRecords, "put"), (VolumeRecords, "drop"),
+        )
+    ],
+    "piece written": [Step(Ingest, "write")],
+    "extent kept": [Step(Ingest, "keep")],
+    "grant recorded": [Step(Grants, "add")],
+    "blob renamed": [Step(os, "rename", _into("blobs"))],
+    "member unpacked": [Step(ObjectBatch, "add")],
+    "object visible": [Step(os, "link", _into("objects"))],
+    "file laid out": [Step(TreeStore, "_place")],
+    "tree renamed": [Step(os, "rename", _into("trees"))],
+    "artifact catalogued": [Step(Catalogue, "add")],
+    "intent recorded": [Step(VolumeRecords, "put", _puts(VolumeState.PUBLISHING))],
+    "volume recorded": [Step(VolumeRecords, "put", _puts(VolumeState.PUBLISHED))],
+    "target made": [Step(Target, "create")],
+    "mounted": [Step(kernel, "move_mount")],
+    "unmounted": [Step(kernel, "unmount")],
+    "target removed": [Step(Target, "remove")],
+    "record dropped": [Step(VolumeRecords, "drop")],
+    "table made": [Step(_Connection, "execute", _runs("CREATE TABLE"))],
+    "schema named": [Step(_Connection, "execute", _runs("PRAGMA user_version ="))],
+}  # fmt: skip
+
+
+def dying(point: str, count: int = 1) -> tuple[str, ...]:
+    """Return what to run a program by, so that it dies right after a step was taken `count` times."""
+    assert point in POINTS
+    return (sys.executable, "-m", __name__, point, str(count))
+
+
+def _deadly(step: Step, last: int, numbers: Iterator[int]) -> Callable[..., Any]:
+    function = getattr(step.owner, step.name)
+
+    @functools.wraps(function)
     def taken(*arguments: Any, **options: Any) -> Any:
-        result = step(*arguments, **options)
-        if threading.current_thread().name.startswith("call") and is_last():
+        result = function(*arguments, **options)
+        if step.counts(*arguments, **options) and next(numbers) == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -36,10 +112,11 @@ def _deadly(step: Callable[..., Any], is_last: Callable[[], bool]) -> Callable[.
 
 
 def main() -> None:
-    """Become the driver that the arguments name."""
-    most, numbers = int(sys.argv[1]), itertools.count(1)
-    for owner, name in _STEPS:
-        setattr(owner, name, _deadly(getattr(owner, name), lambda: next(numbers) == most))
+    """Become the program that the arguments name."""
+    point, last, numbers = sys.argv[1], int(sys.argv[2]), itertools.count(1)
+    sqlite3.connect = functools.partial(sqlite3.connect, factory=_Connection)  # type: ignore[assignment]
+    for step in POINTS[point]:
+        setattr(step.owner, step.name, _deadly(step, last, numbers))
     sys.argv = sys.argv[sys.argv.index("csi_oras") :]
     runpy.run_module("csi_oras", run_name="__main__", alter_sys=True)
 
