@@ -13,6 +13,8 @@ import grpc
 import pytest
 
 from csi_oras.csi.pb import csi_pb2, csi_pb2_grpc
+from csi_oras.telemetry.metrics import Metrics
+from csi_oras.telemetry.server import MetricsServer
 from tests.support.artifacts import Pusher, files
 from tests.support.calls import publish_request, refused
 from tests.support.driver import Driver
@@ -98,6 +100,15 @@ def test_signal_ends_the_driver_with_0_and_without_its_socket(short_path: Path, 
         assert process.returncode == 0
         assert time.monotonic() - started < 5
         assert not driver.socket.exists()
+
+
+def test_metrics_server_ends_at_once() -> None:
+    started = time.monotonic()
+    for _ in range(20):
+        server = MetricsServer("127.0.0.1:0", Metrics("test", "1"), lambda: None, lambda: None)
+        server.start()
+        server.stop()
+    assert time.monotonic() - started < 5  # and not half a second each
 
 
 @pytest.mark.needs("registry")

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.support.kinds_archives import oras_directory
 from tests.support.volume import Volume
 
 pytestmark = pytest.mark.needs("root", "registry")
-pytest_plugins = ["tests.support.shared", "tests.support.kinds_oras"]
+pytest_plugins = ["tests.support.shared"]
 
 _DIRECTORY = "application/vnd.oci.image.layer.v1.tar+gzip"
 
@@ -95,10 +94,7 @@ def with_oras(reference: str, source: Path, paths: list[str], out: Path) -> None
         subprocess.run(arguments, cwd=directory, check=True, capture_output=True, env=environment, timeout=60)
 
 
-# where there is no oras program, the last lines say so
-@pytest.mark.parametrize(
-    "push_and_pull", [with_oras_py, *([with_oras] if shutil.which("oras") else [])], ids=lambda case: case.__name__
-)
+@pytest.mark.parametrize("push_and_pull", [with_oras_py, pytest.param(with_oras, marks=pytest.mark.peer("oras"))])
 def test_what_an_oras_client_packs_is_shown_as_it_unpacks_it(
     volume: Volume,
     pusher: Pusher,

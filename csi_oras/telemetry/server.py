@@ -103,5 +103,6 @@ class MetricsServer:
     def stop(self) -> None:
         """Answer no more."""
         if self._thread.is_alive():
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which else looks up twice a second
             self._server.shutdown()
         self._server.server_close()

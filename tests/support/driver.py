@@ -19,6 +19,9 @@ from csi_oras.demo.distribution import held_port
 from tests.support import outputs
 from tests.support.planted import planted
 
+_AT_ONCE = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50)]
+"""A driver that starts is asked again soon; by itself a channel waits for a second, and then longer."""
+
 SINGLE_NODE_WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
 MULTI_NODE_READER_ONLY = csi_pb2.VolumeCapability.AccessMode.MULTI_NODE_READER_ONLY
 
@@ -91,7 +94,7 @@ class Driver:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self.environment},
             )
-        self._channel = grpc.insecure_channel(f"unix:{self.socket}")
+        self._channel = grpc.insecure_channel(f"unix:{self.socket}", options=_AT_ONCE)
         heard = grpc.intercept_channel(self._channel, outputs.Listener())
         self.identity = csi_pb2_grpc.IdentityStub(heard)
         self.node = csi_pb2_grpc.NodeStub(heard)
