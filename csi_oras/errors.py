@@ -80,6 +80,10 @@ class PullPendingError(VolumeBusyError):
     """The artifact is still being pulled; the message tells how far it is, and a retry joins the pull."""
 
 
+class UnwantedError(RequestError):
+    """Nobody wants it any more; whoever asks again begins anew."""
+
+
 class VolumeNotFoundError(RequestError):
     """No such volume, or not at that path."""
 

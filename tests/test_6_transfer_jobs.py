@@ -26,7 +26,7 @@ class Work:
         self.release = threading.Event()
         self._error = error
 
-    def __call__(self, _progress: Progress) -> str:
+    def __call__(self, _job: Job[str]) -> str:
         self.begun += 1
         assert self.release.wait(30)
         if self._error:

@@ -14,6 +14,7 @@ CODES: dict[type[errors.CsiOrasError], grpc.StatusCode] = {
     errors.VolumeConflictError: grpc.StatusCode.ALREADY_EXISTS,
     errors.VolumeBusyError: grpc.StatusCode.ABORTED,
     errors.PullPendingError: grpc.StatusCode.ABORTED,
+    errors.UnwantedError: grpc.StatusCode.ABORTED,
     errors.VolumeNotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.ArtifactNotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,

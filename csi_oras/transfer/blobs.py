@@ -1,18 +1,20 @@
 """Blobs into the store: one job per blob of a repository and a credential, however many ask.
 
 Nobody waits for a source that he did not name: whoever asks another repository for the same blob fetches it by
-himself, and the first to have all of it ends the fetching of the others.
+himself, and the first to have all of it ends the fetching of the others. A job that none of those who asked wants any
+more ends, too, and leaves nothing.
 """
 
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
-from csi_oras.errors import UnacceptableError
+from csi_oras.errors import UnacceptableError, UnwantedError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
@@ -23,13 +25,14 @@ from csi_oras.store.grants import Grant
 from csi_oras.store.ingest import Ingest
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter
+from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.pace import Pace
 from csi_oras.transfer.proof import prove
 from csi_oras.transfer.ranges import Pieces, RangesIgnoredError, Transfer, fetch_ranges, fetch_stream
 from csi_oras.transfer.turns import Turns
 
 _LOOK_SECONDS = 0.5
-"""How often a job looks whether another source was faster."""
+"""How often a job looks whether it is wanted, and whether another source was faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class Asker:
 
     client: RepositoryClient
     holder: str
+    demand: Callable[[], Demand] = lambda: Demand.FOREGROUND
+    """How much the pull is wanted now; one that is not at all never is again."""
 
     @property
     def repository(self) -> Repository:
@@ -64,10 +69,13 @@ class Asker:
         """Return the record that it has read this."""
         return Grant(self.repository, digest, self.holder)
 
+    def is_background(self) -> bool:
+        """Say whether everything else comes first."""
+        return self.demand() is Demand.BACKGROUND
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlobJob:
-    """A blob that is being fetched for all who want it from one repository with one credential.
+
+class Fetch(NamedTuple):
+    """What somebody has of a blob that is being fetched.
 
     `done` says whether bytes came that way, which proves access: not where another was first, nor where a crash had
     left all of them.
@@ -75,6 +83,21 @@ class BlobJob:
 
     counter: Counter
     done: Future[bool]
+
+
+class _Job:
+    """A blob that is being fetched for all who want it from one repository with one credential."""
+
+    def __init__(self, key: Hashable, blob: Descriptor) -> None:
+        self.key = key
+        self.blob = blob
+        self.counter = Counter(blob.size)
+        self.askers: dict[Asker, Future[bool]] = {}
+        self.is_begun = False
+
+    def demand(self) -> Demand:
+        """Return how much those want it who want it most."""
+        return max((asker.demand() for asker in tuple(self.askers)), default=Demand.NONE)
 
 
 class _OvertakenError(Exception):
@@ -88,28 +111,27 @@ class BlobFetcher:
         self._content = content
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._jobs: dict[Hashable, BlobJob] = {}
+        self._jobs: dict[Hashable, _Job] = {}
         self._limits = limits
         self._large = Turns("blob", limits.blobs)
         self._ranges = Turns("range", limits.blobs * limits.ranges)
         self._small = Turns("small-blob", limits.blobs * limits.ranges)
         self._pace = Pace(limits.bytes_per_second)
 
-    def join(self, asker: Asker, blob: Descriptor) -> BlobJob:
-        """Return the job that fetches `blob` for `asker`; it is dealt the turns and bytes of who began it."""
+    def join(self, asker: Asker, blob: Descriptor) -> Fetch:
+        """Fetch `blob` for `asker` and all others who ask for it: in the first turn that one of them gets."""
         # the size, too: of two manifests of a repository, one may be wrong about it
         key = (asker.repository, asker.holder, blob.digest, blob.size)
         with self._lock:
-            job = self._jobs.get(key)
-            if job is not None:
-                return job
-            job = self._jobs[key] = BlobJob(counter=Counter(blob.size), done=Future())
-        job.done.add_done_callback(lambda _: self._forget(key))
-        limits = self._limits
-        turns = self._small if blob.size <= limits.range_bytes else self._large
-        fetch = partial(self._fetch, asker, blob, job.counter, limits)
-        turns.submit(asker.repository.registry, asker, fetch).add_done_callback(partial(_settle, job.done))
-        return job
+            job = self._jobs.setdefault(key, _Job(key, blob))
+            done = job.askers.setdefault(asker, Future())
+        if not job.is_begun:
+            turns = self._small if blob.size <= self._limits.range_bytes else self._large
+            turn = turns.submit(
+                asker.repository.registry, asker, partial(self._take_turn, job, asker), asker.is_background
+            )
+            turn.add_done_callback(partial(self._lose_turn, job, asker))
+        return Fetch(job.counter, done)
 
     def prove(self, asker: Asker, blob: Descriptor, *, in_full: bool) -> Future[None]:
         """Begin to prove, by all its bytes or some, that `asker` may read a blob which is here through others.
@@ -117,9 +139,21 @@ class BlobFetcher:
         The future holds an UnobtainableError where he may not, and a DigestMismatchError where his repository has
         something else under that digest.
         """
-        ask = partial(self._pace.ask, asker)
-        action = partial(prove, asker.client, blob, self._content, ask, in_full=in_full)
-        return self._small.submit(asker.repository.registry, asker, action)
+
+        def ask(most: int) -> int:
+            asker.demand().check()
+            return self._pace.ask(asker, most, asker.is_background)
+
+        def action() -> None:
+            asker.demand().check()
+            prove(asker.client, blob, self._content, ask, in_full=in_full)
+
+        return self._small.submit(asker.repository.registry, asker, action, asker.is_background)
+
+    def deal(self) -> None:
+        """Begin what may begin by now, since a pull has ceased to be background work."""
+        for turns in (self._large, self._small):
+            turns.deal()
 
     def resize(self, limits: Limits) -> None:
         """Keep to other limits from now on; a blob under way goes on in as many ranges as it began."""
@@ -134,38 +168,87 @@ class BlobFetcher:
         for turns in (self._large, self._ranges, self._small):
             turns.close()
 
-    def _forget(self, key: Hashable) -> None:
+    def _take_turn(self, job: _Job, asker: Asker) -> None:
+        self._release(job)
         with self._lock:
-            self._jobs.pop(key, None)
+            if job.is_begun or asker not in job.askers:
+                return
+            job.is_begun = True
+        try:
+            outcome = self._fetch(job, asker, self._limits)
+        except BaseException as error:  # noqa: BLE001 (it is for those who wait)
+            self._end(job, error)
+        else:
+            if isinstance(outcome, bool):
+                self._end(job, outcome)
+            else:
+                outcome.add_done_callback(lambda committed: self._end(job, committed.exception() or True))
 
-    def _fetch(self, asker: Asker, blob: Descriptor, counter: Counter, limits: Limits) -> Future[None] | bool:
-        ingest = self._content.ingest(blob, asker.client.source)
+    def _lose_turn(self, job: _Job, asker: Asker, turn: Future[None]) -> None:
+        """Hear that a turn is over; one that never came is the end for its asker."""
+        error = CancelledError() if turn.cancelled() else turn.exception()
+        if error:
+            self._let_go(job, asker, error)
+
+    def _release(self, job: _Job) -> None:
+        """Let go of those who do not want it any more."""
+        for asker in tuple(job.askers):
+            try:
+                asker.demand().check()
+            except UnwantedError as error:
+                self._let_go(job, asker, error)
+
+    def _let_go(self, job: _Job, asker: Asker, error: BaseException) -> None:
+        with self._lock:
+            done = job.askers.pop(asker, None)
+            if not job.askers:  # for good: whoever asks now begins another
+                self._forget(job)
+        if done:
+            done.set_exception(error)
+
+    def _end(self, job: _Job, outcome: bool | BaseException) -> None:  # noqa: FBT001 (what a future is given)
+        with self._lock:
+            self._forget(job)
+            ended, job.askers = list(job.askers.values()), {}
+        for done in ended:
+            if isinstance(outcome, BaseException):
+                done.set_exception(outcome)
+            else:
+                done.set_result(outcome)
+
+    def _forget(self, job: _Job) -> None:
+        if self._jobs.get(job.key) is job:
+            del self._jobs[job.key]
+
+    def _fetch(self, job: _Job, asker: Asker, limits: Limits) -> Future[None] | bool:
+        ingest = self._content.ingest(job.blob, asker.client.source)
         if ingest:
             transfer = Transfer(
                 client=asker.client,
                 ingest=ingest,
-                counter=counter,
-                ask=partial(self._pace.ask, asker),
-                arrived=self._arrivals(blob),
+                counter=job.counter,
+                ask=lambda most: self._pace.ask(asker, most, lambda: job.demand() is Demand.BACKGROUND),
+                arrived=self._arrivals(job),
+                check=partial(self._check, job),
             )
             with suppress(_OvertakenError):
-                if blob.size <= limits.range_bytes:
-                    return self._fetch_small(asker, transfer)
-                return self._fetch_large(asker, transfer, limits)
-        counter.finish()
+                if job.blob.size <= limits.range_bytes:
+                    return self._fetch_small(job, asker, transfer)
+                return self._fetch_large(job, asker, transfer, limits)
+        job.counter.finish()
         return False
 
-    def _fetch_small(self, asker: Asker, transfer: Transfer) -> Future[None]:
+    def _fetch_small(self, job: _Job, asker: Asker, transfer: Transfer) -> Future[None]:
         ingest = transfer.ingest
-        with _abandoned_on_error(ingest):
+        with _abandoned_on_error(job, ingest):
             digest = retried(lambda: fetch_stream(transfer))
             if digest != ingest.blob.digest and asker.client.doubt_mirrors():
                 digest = retried(lambda: fetch_stream(transfer))
         return self._content.commit_in_group(ingest, digest, asker.grant(digest))
 
-    def _fetch_large(self, asker: Asker, transfer: Transfer, limits: Limits) -> bool:
+    def _fetch_large(self, job: _Job, asker: Asker, transfer: Transfer, limits: Limits) -> bool:
         ingest = transfer.ingest
-        with _abandoned_on_error(ingest):
+        with _abandoned_on_error(job, ingest):
             resumed, has_read = bool(ingest.covered), bool(ingest.missing)
             digest = self._ranged(asker, transfer, limits)
             wrong = digest != ingest.blob.digest  # or what a crash left behind was not what it seemed
@@ -183,47 +266,33 @@ class BlobFetcher:
         except RangesIgnoredError:
             return retried(lambda: fetch_stream(transfer))
 
-    def _arrivals(self, blob: Descriptor) -> Callable[[int], None]:
-        look, overtaken = 0.0, False
+    def _arrivals(self, job: _Job) -> Callable[[int], None]:
+        look = time.monotonic() + _LOOK_SECONDS
 
         def arrived(count: int) -> None:
-            nonlocal look, overtaken
+            nonlocal look
             self._metrics.pull_bytes.inc(count)
             if time.monotonic() > look:
-                look, overtaken = time.monotonic() + _LOOK_SECONDS, self._content.has(blob)
-            if overtaken:  # for each of the threads that fetch ranges
-                raise _OvertakenError
+                self._check(job)  # where it raises, it is time to look for each of the threads that fetch ranges
+                look = time.monotonic() + _LOOK_SECONDS
 
         return arrived
 
+    def _check(self, job: _Job) -> None:
+        self._release(job)
+        job.demand().check()
+        if self._content.has(job.blob):
+            raise _OvertakenError
+
 
 @contextmanager
-def _abandoned_on_error(ingest: Ingest) -> Iterator[None]:
+def _abandoned_on_error(job: _Job, ingest: Ingest) -> Iterator[None]:
     """Keep the bytes of what could not be got for the next attempt, and nothing of what was wrong or is too late."""
     try:
         yield
-    except (UnacceptableError, _OvertakenError):
-        ingest.remove()
+    except BaseException as error:
+        if isinstance(error, (UnacceptableError, _OvertakenError)) or not job.askers:
+            ingest.remove()
+        else:
+            ingest.abandon()
         raise
-    except BaseException:
-        ingest.abandon()
-        raise
-
-
-def _settle(done: Future[bool], fetched: Future[Future[None] | bool]) -> None:
-    """Give `done` the outcome of a fetch: whether the client read it all, or the commit after it did so."""
-    if fetched.cancelled():  # nothing begins any more
-        done.cancel()
-    elif error := fetched.exception():
-        done.set_exception(error)
-    elif isinstance(outcome := fetched.result(), bool):
-        done.set_result(outcome)
-    else:
-        outcome.add_done_callback(partial(_copy_outcome, done))
-
-
-def _copy_outcome(done: Future[bool], committed: Future[None]) -> None:
-    if error := committed.exception():
-        done.set_exception(error)
-    else:
-        done.set_result(True)

@@ -60,6 +60,10 @@ class Gatherer:
         finally:
             progress.activity = ""
 
+    def deal(self) -> None:
+        """Begin what may begin by now, since a pull may be wanted more than before."""
+        self._blobs.deal()
+
     def _prove_all(self, asker: Asker, blobs: Sequence[Descriptor], layers: Mapping[Digest, str]) -> None:
         unproven = [blob for blob in blobs if not self._grants.allow(asker.repository, blob.digest, asker.holder)]
         registry, proofs = asker.repository.registry, {}

@@ -6,9 +6,10 @@ plan.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from csi_oras.artifact import planner
 from csi_oras.artifact.kind import Artifact
@@ -40,6 +41,7 @@ from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.access import Access
 from csi_oras.transfer.blobs import Asker
+from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
@@ -119,14 +121,17 @@ class Puller:
             return self._recalled(request, found) if found else None
         return self._here(replace(request, credential=known.credential))
 
-    def start(self, request: PullRequest) -> Job[PulledArtifact]:
-        """Return the job that pulls what is wanted; it goes on whether or not somebody waits."""
+    def start(self, request: PullRequest, holder: Hashable = None) -> Job[PulledArtifact]:
+        """Return the job that pulls what is wanted; it goes on whether or not somebody waits, until `holder` leaves."""
         # a job that began before verification was wanted, or with other keys, is not the one to wait for
         repository = request.reference.repository
         key = (request.key, self._verifier.in_force(repository))
         # apart from those who bring a credential: whoever does must not wait for the node's slow providers of one
         slots = repository.registry if request.credential else f"{repository.registry} by the node"
-        return self.jobs.join(key, slots, lambda progress: self._observed(request, progress))
+        demand = Demand.BACKGROUND if request.background else Demand.FOREGROUND
+        job = self.jobs.join(key, slots, partial(self._observed, request), holder, demand)
+        self._gatherer.deal()
+        return job
 
     def resolve(self, reference: Reference, credential: Credential | None) -> Digest:
         """Ask the registry what `reference` means now, without pulling it.
@@ -220,8 +225,8 @@ class Puller:
             path=tree / laid_out.single if laid_out.single else tree,
         )
 
-    def _observed(self, request: PullRequest, progress: Progress) -> PulledArtifact:
-        started, outcome = time.monotonic(), "ok"
+    def _observed(self, request: PullRequest, job: Job[PulledArtifact]) -> PulledArtifact:
+        started, outcome, progress = time.monotonic(), "ok", job.progress
         registry = request.reference.repository.registry
         try:
             with _naming(request.reference):
@@ -230,9 +235,7 @@ class Puller:
                     pulled = self._access.use(
                         request.reference.repository,
                         request.brought,
-                        lambda client: self._pull(
-                            client, replace(request, credential=client.credential), lease, progress
-                        ),
+                        lambda client: self._pull(client, replace(request, credential=client.credential), lease, job),
                     )
         except Exception as error:
             outcome = type(error).__name__
@@ -252,7 +255,7 @@ class Puller:
         return replace(pulled, pull_seconds=time.monotonic() - started) if progress.begun.done() else pulled
 
     def _pull(
-        self, client: RepositoryClient, request: PullRequest, lease: PullLease, progress: Progress
+        self, client: RepositoryClient, request: PullRequest, lease: PullLease, job: Job[PulledArtifact]
     ) -> PulledArtifact:
         here = self._here(request) if request.policy is not PullPolicy.ALWAYS else None
         if here:
@@ -267,10 +270,12 @@ class Puller:
         planned = self._plan(client, request, resolved, credential)
         artifact, plan = planned.artifact, planned.plan
         self._limits().check(plan, subject)
+        progress = job.progress
         progress.begin()
         lease.add([plan.digest, artifact.root, artifact.digest])
         self._keep_metadata(artifact, plan)
-        self._gatherer.gather(Asker(client=client, holder=credential), plan, lease, progress, subject)
+        asker = Asker(client=client, holder=credential, demand=partial(self.jobs.demand, job))
+        self._gatherer.gather(asker, plan, lease, progress, subject)
         found = CataloguedPlan(artifact=artifact.digest, laid_out=self._laid_out(plan, progress, subject))
         goes_by_reference = planned.kind.goes_by_reference or request.selection.metadata
         key = request.view_key(goes_by_reference=goes_by_reference)

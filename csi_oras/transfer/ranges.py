@@ -50,13 +50,17 @@ class RangesIgnoredError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """A blob under way: from where, into what, what counts it, who says how much may be read, and who hears of it."""
+    """A blob under way: from where, into what, what counts it, who says how much may be read, and who hears of it.
+
+    `check` raises what ends it, where nobody wants to have it any more.
+    """
 
     client: RepositoryClient
     ingest: Ingest
     counter: Counter
     ask: Callable[[int], int]
     arrived: Callable[[int], None]
+    check: Callable[[], None]
 
 
 def fetch_stream(transfer: Transfer) -> Digest:
@@ -66,6 +70,7 @@ def fetch_stream(transfer: Transfer) -> Digest:
         UnobtainableError: it cannot be got.
         SizeMismatchError: there is more than the descriptor says.
     """
+    transfer.check()
     ingest = transfer.ingest
     ingest.discard()
     transfer.counter.resume(0)
@@ -158,6 +163,7 @@ def _fetch_piece(transfer: Transfer, reader: Reader, position: int, end: int) ->
 
     def attempt() -> None:  # goes on from the last byte of the attempt before
         nonlocal position
+        transfer.check()
         kept = position
         try:
             with transfer.client.blob(ingest.blob, position, end) as stream:

@@ -25,7 +25,10 @@ class PullPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequest:
-    """What is wanted, by whom: with `credential`, or without one (see `tried`) as the node has it for all."""
+    """What is wanted, by whom: with `credential`, or without one (see `tried`) as the node has it for all.
+
+    In the `background`, it comes after everything that is not.
+    """
 
     reference: Reference
     platform: Platform
@@ -33,6 +36,7 @@ class PullRequest:
     policy: PullPolicy
     credential: Credential | None
     tried: tuple[str, ...] = ()
+    background: bool = False
 
     @property
     def key(self) -> Hashable:

@@ -83,7 +83,7 @@ class Volumes:
             if artifact and self._is_shown(request, target, artifact):
                 return None
             self._records.put(request.record(VolumeState.PUBLISHING))
-        job = self._puller.start(wanted)
+            job = self._puller.start(wanted, (request.volume_id, request.target))
         self._notices.pulling(request.owner, wanted.reference, job.progress)
         return job
 
@@ -106,7 +106,7 @@ class Volumes:
             if self._is_shown(request, target, artifact):
                 return None
             self._records.put(request.record(VolumeState.PUBLISHING))
-            return self._puller.start(self._pull_request(request))
+            return self._puller.start(self._pull_request(request), (request.volume_id, request.target))
 
     def abandon(self, request: PublishRequest) -> None:
         """Forget a publish whose pull failed."""
@@ -117,7 +117,7 @@ class Volumes:
                 self._records.drop(request.volume_id, request.target)
 
     def unpublish(self, volume_id: str, path: str) -> None:
-        """Take a volume away with its target; one that is unknown or gone already is no error.
+        """Take a volume away with its target, and want its pull no more; one that is unknown or gone is no error.
 
         Raises:
             InvalidRequestError: the path is not below the kubelet directory.
@@ -125,6 +125,7 @@ class Volumes:
         """
         path = canonical(path, self._kubelet_dir)
         with self._locks.hold(path):
+            self._puller.jobs.leave((volume_id, path))
             record = self._records.get(volume_id, path)
             target = Target.open(path, self._kubelet_dir)
             if target:
