@@ -18,6 +18,7 @@ from csi_oras.store.leases import Leases
 from csi_oras.store.links import Ledger
 from csi_oras.store.paths import StatePaths, store_errors
 from csi_oras.store.removal import Remover
+from csi_oras.store.reserve import Reserve
 from csi_oras.store.space import Space, SpaceMeter
 from csi_oras.store.views import Views
 from csi_oras.telemetry.logs import logger
@@ -27,6 +28,8 @@ from csi_oras.telemetry.progress import human_size
 EVERYTHING = float("inf")
 _STALE_SECONDS = 24 * 3600.0
 """After which an unfinished blob goes, need or not, if nobody has worked on it."""
+_RECORD_BYTES = 64 << 10
+"""What a few records take at most, with the pages that SQLite writes for them."""
 _ROUNDS = 3
 """Attempts to reach what is wanted: somebody may use, or still read, what was to go."""
 
@@ -66,7 +69,17 @@ class Collector:
         self._mounted = mounted
         self._views = views
         self._metrics = metrics
+        self._reserve = Reserve(paths)
         self._remover = Remover(paths, database, leases, mounted)
+
+    def make_room_for_records(self) -> None:
+        """Do what can be done on a full disk for what is small and must be written.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        self._reserve.release()
+        self.make_room(_RECORD_BYTES)
 
     def make_room(self, size: int, files: int = 0) -> Space:
         """Return the space that there is, after giving back as much as is needed for `size` bytes and `files` more.
@@ -96,6 +109,7 @@ class Collector:
             self._leases.sweep()
             self._remove_stale()
             space = self._space.measure()
+            self._reserve.fill(space.available)
             if not space.is_high:
                 return
             for _ in range(_ROUNDS):

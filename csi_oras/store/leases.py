@@ -24,14 +24,15 @@ _WISH = "prefetch"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What is held: the holders of each digest, by their kinds, and when the oldest pull under way began."""
+    """What is held: the holders of each digest, and when the oldest pull under way began."""
 
-    holders: dict[str, list[str]] = field(default_factory=dict)
+    holders: dict[str, set[str]] = field(default_factory=dict)
     oldest_pull: float = float("inf")
 
     def reason(self, *digests: str) -> str:
         """Say who holds one of `digests`, in words for people; nothing if nobody does."""
-        kinds = [kind for digest in digests for kind in self.holders.get(digest, ())]
+        holders = {holder for digest in digests for holder in self.holders.get(digest, ())}
+        kinds = [holder.partition(" ")[0] for holder in holders]
         volumes = kinds.count("volume")
         if volumes:
             return "shown by 1 volume" if volumes == 1 else f"shown by {volumes} volumes"
@@ -101,11 +102,10 @@ class Leases:
         Inside of a transaction, nothing can be held anew until its end.
         """
         living = {f"{_PULL} {name}" for name in os.listdir(self._paths.staging)}  # noqa: PTH208
-        holders: dict[str, list[str]] = {}
+        holders: dict[str, set[str]] = {}
         for holder, digest in self._database.query("SELECT holder, digest FROM leases"):
-            kind = holder.partition(" ")[0]
-            if kind != _PULL or holder in living:
-                holders.setdefault(digest, []).append(kind)
+            if holder in living or not holder.startswith(f"{_PULL} "):
+                holders.setdefault(digest, set()).add(holder)
         pulls = self._database.query("SELECT holder, since FROM holders")
         began = [since for holder, since in pulls if holder in living]
         return Held(holders=holders, oldest_pull=min(began, default=float("inf")))

@@ -12,6 +12,8 @@ from csi_oras.store.paths import StatePaths, store_errors
 
 BLOCK = 512
 """What st_blocks counts in, whatever the file system."""
+_MARGIN_BYTES = 16 << 20
+"""What a file system keeps free beside what is pulled, for the database and for directories."""
 _PERCENT = 100
 
 
@@ -85,10 +87,11 @@ class SpaceMeter:
         free = status.f_bavail * status.f_frsize
         capacity = status.f_blocks * status.f_frsize
         files = status.f_favail if status.f_files else float("inf")
+        available = free - _MARGIN_BYTES
         if not limits.max_bytes:
-            return Space(capacity=capacity, used=capacity - free, available=free, files=files, limits=limits)
+            return Space(capacity=capacity, used=capacity - free, available=available, files=files, limits=limits)
         used = self.usage().total
-        available = min(free, limits.max_bytes - used)
+        available = min(available, limits.max_bytes - used)
         return Space(capacity=limits.max_bytes, used=used, available=available, files=files, limits=limits)
 
     def usage(self) -> StoreUsage:

@@ -1,9 +1,11 @@
 """Volume records and leases: which volume is where, and what must not be collected for its sake."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from csi_oras.errors import NoSpaceError
 from csi_oras.store.database import Database
 
 
@@ -39,8 +41,10 @@ _COLUMNS = "volume_id, target, state, fingerprint, reference, artifact, plan, by
 class VolumeRecords:
     """The volumes of this node. A record that names a plan is the lease on it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, make_room: Callable[[], None] = lambda: None) -> None:
+        """Take and give up leases in `database`; `make_room` is for when that is not possible on a full disk."""
         self._database = database
+        self._make_room = make_room
 
     def get(self, volume_id: str, target: str) -> VolumeRecord | None:
         """Return the record of one volume at one target."""
@@ -56,7 +60,18 @@ class VolumeRecords:
         return [str(row[0]) for row in self._database.query(statement, target, volume_id)]
 
     def put(self, record: VolumeRecord) -> None:
-        """Write a record and the lease that goes with it."""
+        """Write a record and the lease that goes with it.
+
+        Raises:
+            NoSpaceError: the disk is full, and nothing can be done about it.
+        """
+        try:
+            self._put(record)
+        except NoSpaceError:
+            self._make_room()
+            self._put(record)
+
+    def _put(self, record: VolumeRecord) -> None:
         holder = _holder(record.volume_id, record.target)
         with self._database.transaction():
             self._database.query(
@@ -72,7 +87,18 @@ class VolumeRecords:
                 )
 
     def drop(self, volume_id: str, target: str) -> None:
-        """Forget a volume and give up its lease."""
+        """Forget a volume and give up its lease.
+
+        Raises:
+            NoSpaceError: the disk is full, and nothing can be done about it.
+        """
+        try:
+            self._drop(volume_id, target)
+        except NoSpaceError:
+            self._make_room()
+            self._drop(volume_id, target)
+
+    def _drop(self, volume_id: str, target: str) -> None:
         with self._database.transaction():
             self._database.query("DELETE FROM volumes WHERE volume_id = ? AND target = ?", volume_id, target)
             self._database.query("DELETE FROM leases WHERE holder = ?", _holder(volume_id, target))

@@ -18,8 +18,6 @@ from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter, Progress, human_size
 from csi_oras.transfer.blobs import Asker, BlobFetcher
 
-_MARGIN_BYTES = 16 << 20
-"""What a file system keeps free beside the blobs, for the database and for directories."""
 _MARGIN_FILES = 64
 """What it keeps for directories, and for the files of SQLite."""
 
@@ -105,12 +103,12 @@ class Gatherer:
         expected = {(source, blob.digest): blob for source, blobs in reservations for blob in blobs}
         missing = {key: blob for key, blob in expected.items() if not self._content.has(blob)}
         needed = sum(blob.size - self._content.begun(blob, source) for (source, _), blob in missing.items())
-        space = self._collector.make_room(needed + _MARGIN_BYTES, len(missing) + _MARGIN_FILES)
-        if needed + _MARGIN_BYTES > space.available:
+        space = self._collector.make_room(needed, len(missing) + _MARGIN_FILES)
+        if needed > space.available:
             raise NoSpaceError(
                 subject,
                 f"needs {human_size(needed)} with what other pulls need, "
-                f"the store has room for {human_size(max(space.available - _MARGIN_BYTES, 0))}",
+                f"the store has room for {human_size(max(space.available, 0))} without what is in use",
                 "make room on the node, raise store.maxBytes if it is set, or select less with include",
             )
         if len(missing) + _MARGIN_FILES > space.files:

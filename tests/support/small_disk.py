@@ -32,6 +32,10 @@ class SmallDisk:
         """Make it larger."""
         subprocess.run(["mount", "-o", f"remount,size={size}", self.directory], check=True)
 
+    def limit_inodes(self, count: int) -> None:
+        """Let it have so many files at most."""
+        subprocess.run(["mount", "-o", f"remount,nr_inodes={count}", self.directory], check=True)
+
 
 @contextmanager
 def small_disk(directory: Path, size: str) -> Iterator[SmallDisk]:
