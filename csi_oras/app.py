@@ -32,11 +32,13 @@ from csi_oras.store.space import SpaceMeter, StoreLimits
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.views import Views
 from csi_oras.store.volumes import VolumeRecords
+from csi_oras.store.wishes import WishRecords, WishState
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.transfer.access import Access
 from csi_oras.transfer.blobs import BlobFetcher, Limits
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.layout import ArtifactLimits
+from csi_oras.transfer.prefetch import Observers, Prefetcher
 from csi_oras.transfer.pull import Conditions, Puller, Store
 from csi_oras.transfer.resolve import ManifestLimits, Resolver
 from csi_oras.transfer.turns import Turns
@@ -82,6 +84,7 @@ class Application:
         self.trees = TreeStore(self.paths)
         self.catalogue = Catalogue(self.database)
         self.records = VolumeRecords(self.database)
+        self.wishes = WishRecords(self.database)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
         self.keychain = Keychain(lambda: sources(self.policy))
@@ -116,6 +119,18 @@ class Application:
             metrics=self.metrics,
         )
 
+    def prefetcher(self, observers: Observers) -> Prefetcher:
+        """Return what brings the wishes of node policy into the store."""
+        return Prefetcher(
+            access=Access(self.registries, self.keychain),
+            rules=lambda: rules(self.policy),
+            puller=self.puller,
+            platform=self.platform,
+            leases=self.leases,
+            records=self.wishes,
+            observers=observers,
+        )
+
     def adopt_policy(self, policy: config.Policy) -> None:
         """Put a changed policy in force, for everything that begins from now on."""
         self.policy = policy
@@ -146,6 +161,9 @@ class Application:
             self.metrics.store_bytes.labels("ingest").set(usage.unfinished)
         self.metrics.store_artifacts.set(self.catalogue.count())
         self.metrics.published_volumes.labels("eager").set(self.records.published())
+        wishes = self.wishes.count()
+        for state in WishState:
+            self.metrics.prefetch_artifacts.labels(state).set(wishes[state])
         self.metrics.pulls_in_flight.set(self.puller.jobs.running)
 
     def close(self) -> None:

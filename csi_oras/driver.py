@@ -22,8 +22,11 @@ from csi_oras.csi.server import Server, socket_path
 from csi_oras.errors import CsiOrasError
 from csi_oras.store import staging
 from csi_oras.telemetry.events import Events, Post
+from csi_oras.telemetry.events import Node as Involved
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.server import MetricsServer
+from csi_oras.transfer.prefetch import Observers
+from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
 from csi_oras.transfer.turns import Turns
 from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
@@ -92,7 +95,8 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    locks, notices = KeyedLocks(), Notices(_make_events(settings, app))
+    events = _make_events(settings, app)
+    locks, notices = KeyedLocks(), Notices(events)
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
@@ -117,7 +121,8 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     await server.start()
     logger.info("serving", endpoint=settings.endpoint, mode=settings.mode, version=csi_oras.__version__)
     if settings.mode != "controller":  # behind the socket: a call waits for its own volume only
-        threading.Thread(target=_recover, args=(app, recovery), name="recovery", daemon=True).start()
+        tasks = [*_tasks(app, recovery), _prefetch(settings, app, events)]
+        threading.Thread(target=_recover, args=(app, recovery, tasks), name="recovery", daemon=True).start()
     await stopping.wait()
     logger.info("stopping")
     await server.stop()
@@ -149,7 +154,7 @@ def _make_server(settings: ServeSettings, app: Application, volumes: Volumes, no
     return Server(settings.endpoint, app.metrics, Identity(settings.driver_name, app.check), controller, node)
 
 
-def _recover(app: Application, recovery: Recovery) -> None:
+def _recover(app: Application, recovery: Recovery, tasks: list[upkeep.Task]) -> None:
     try:
         staging.sweep(app.paths)
         recovery.adopt()
@@ -160,7 +165,7 @@ def _recover(app: Application, recovery: Recovery) -> None:
         logger.exception("a bug: recovery did not finish")
     else:
         logger.info("recovered", volumes=app.records.published())
-    upkeep.start(_tasks(app, recovery))
+    upkeep.start(tasks)
 
 
 def _tasks(app: Application, recovery: Recovery) -> list[upkeep.Task]:
@@ -170,3 +175,15 @@ def _tasks(app: Application, recovery: Recovery) -> list[upkeep.Task]:
         upkeep.Task(name="views", seconds=_VIEWS_SECONDS, action=app.views.reconcile),
         upkeep.Task(name="reconcile", seconds=_RECONCILE_SECONDS, action=recovery.reconcile),
     ]
+
+
+def _prefetch(settings: ServeSettings, app: Application, events: Events) -> upkeep.Task:
+    """Return the task that looks after the wishes of node policy."""
+    node = Involved.find(settings.node_id)
+    observers = Observers(
+        metrics=app.metrics, tell=lambda reason, about, message: events.emit(node, reason, about, message)
+    )
+    schedule = Schedule(
+        app.prefetcher(observers), lambda: [Due(wish=wish.wish, every=wish.every) for wish in app.policy.prefetch]
+    )
+    return upkeep.Task(name="prefetch", seconds=TICK_SECONDS, action=schedule.tick)

@@ -383,7 +383,7 @@ def speaker(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
 
 
 def event() -> Event:
-    return Event(pod=pod(1), reason=Reason.PULLED, message="pulled", time=1000.0)
+    return Event(involved=pod(1), reason=Reason.PULLED, message="pulled", time=1000.0)
 
 
 OK = b"HTTP/1.1 201 Created\r\n"

@@ -15,7 +15,7 @@ from lightkube.resources.core_v1 import Event as EventResource
 
 from csi_oras.errors import printable
 from csi_oras.telemetry.bounded import BoundedTransport
-from csi_oras.telemetry.events import Event
+from csi_oras.telemetry.events import Event, Pod
 from csi_oras.telemetry.metrics import EventOutcome
 
 _SECONDS = 10.0
@@ -69,13 +69,18 @@ class Cluster:
             client.close()
 
     def _resource(self, event: Event) -> EventResource:
-        pod, at = event.pod, datetime.fromtimestamp(event.time, UTC)
+        involved, at = event.involved, datetime.fromtimestamp(event.time, UTC)
         return EventResource(
             metadata=ObjectMeta(
-                name=f"{pod.name[:_LONGEST_BASE].rstrip('.-')}.{int(event.time * 1e9):x}", namespace=pod.namespace
+                name=f"{involved.name[:_LONGEST_BASE].rstrip('.-')}.{int(event.time * 1e9):x}",
+                namespace=involved.namespace,
             ),
             involvedObject=ObjectReference(
-                apiVersion="v1", kind="Pod", name=pod.name, namespace=pod.namespace, uid=pod.uid
+                apiVersion="v1",
+                kind=involved.kind,
+                name=involved.name,
+                namespace=involved.namespace if isinstance(involved, Pod) else None,
+                uid=involved.uid,
             ),
             type="Warning" if event.reason.is_warning else "Normal",
             reason=event.reason.value,

@@ -1,4 +1,4 @@
-"""Events: what a pod's owner sees in `kubectl describe pod`, best effort and at no cost to what is told of.
+"""Events: what `kubectl describe` shows of a pod or a node, best effort and at no cost to what is told of.
 
 `emit` never waits and never fails: a bounded queue, and one thread that speaks to the API server through a `Post`.
 What does not fit, is not allowed or cannot be sent is counted and dropped. The same is not said twice of a volume for
@@ -11,9 +11,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import ClassVar, Self
 
 from csi_oras.errors import fitting
 from csi_oras.telemetry.logs import logger
@@ -40,6 +40,7 @@ class Pod:
     name: str
     namespace: str
     uid: str
+    kind: ClassVar[str] = "Pod"
 
     @classmethod
     def find(cls, name: str, namespace: str, uid: str) -> Self | None:
@@ -48,21 +49,46 @@ class Pod:
         return cls(name=name, namespace=namespace, uid=uid) if fits else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node, by a name that is fit to be one; events of nodes are kept in the default namespace."""
+
+    name: str
+    namespace: str = field(default="default", init=False)
+    kind: ClassVar[str] = "Node"
+
+    @classmethod
+    def find(cls, name: str) -> Self | None:
+        """Return the node of this name, or None where it could be no node's."""
+        return cls(name=name) if _NAME.fullmatch(name) else None
+
+    @property
+    def uid(self) -> str:
+        """What the kubelet has for the uid of its node, and `kubectl describe` looks for."""
+        return self.name
+
+
 class Reason(StrEnum):
-    """Why an event is written; a failure is none, for the kubelet tells it."""
+    """Why an event is written; a volume's failure is none, for the kubelet tells it."""
 
     PULLING = "Pulling"
     PULLED = "Pulled"
     SLOW = "PullSlow"
     NOT_VERIFIED = "NotVerified"
+    CORRUPT = "Corrupt"
+    PREFETCHED = "Prefetched"
+    PREFETCH_FAILED = "PrefetchFailed"
 
     @property
     def is_warning(self) -> bool:
         """Whether somebody should do something."""
-        return self is Reason.NOT_VERIFIED
+        return self in (Reason.NOT_VERIFIED, Reason.CORRUPT, Reason.PREFETCH_FAILED)
 
 
-_SILENT_SECONDS = {Reason.PULLING: 3600.0, Reason.PULLED: 0.0, Reason.SLOW: 300.0, Reason.NOT_VERIFIED: 3600.0}
+_SILENT_SECONDS = {
+    Reason.PULLING: 3600.0, Reason.PULLED: 0.0, Reason.SLOW: 300.0, Reason.NOT_VERIFIED: 3600.0,
+    Reason.CORRUPT: 3600.0, Reason.PREFETCHED: 0.0, Reason.PREFETCH_FAILED: 3600.0,
+}  # fmt: skip
 """How long the same is not said again; the API server keeps an event for an hour."""
 
 
@@ -70,7 +96,7 @@ _SILENT_SECONDS = {Reason.PULLING: 3600.0, Reason.PULLED: 0.0, Reason.SLOW: 300.
 class Event:
     """One event, as it was at `time` (seconds since the epoch)."""
 
-    pod: Pod
+    involved: Pod | Node
     reason: Reason
     message: str
     time: float
@@ -81,7 +107,7 @@ Post = Callable[[Event], tuple[EventOutcome, str]]
 
 
 class Events:
-    """Tells pods; without a cluster (`connect` is None) nobody."""
+    """Tells pods and the node; without a cluster (`connect` is None) nobody."""
 
     def __init__(
         self, connect: Callable[[], Post] | None, metrics: Metrics, clock: Callable[[], float] = time.time
@@ -92,20 +118,24 @@ class Events:
         self._clock = clock
         self._queue: queue.Queue[Event] = queue.Queue(MOST_WAITING)
         self._lock = threading.Lock()
-        self._silent: OrderedDict[tuple[Pod, Reason, str], float] = OrderedDict()
+        self._silent: OrderedDict[tuple[Pod | Node, Reason, str], float] = OrderedDict()
         if connect:
             threading.Thread(target=self._run, args=(connect,), name="events", daemon=True).start()
 
-    def emit(self, pod: Pod | None, reason: Reason, about: str, message: str) -> None:
-        """Tell `pod` unless it was told lately; `about` names the artifact, so that one tells it from another."""
-        if self._connect is None or pod is None or self._was_said((pod, reason, about), _SILENT_SECONDS[reason]):
+    def emit(self, involved: Pod | Node | None, reason: Reason, about: str, message: str) -> None:
+        """Tell `involved` unless it was told lately; `about` names the artifact, so that one tells it from another."""
+        if self._connect is None or involved is None:
+            return
+        if self._was_said((involved, reason, about), _SILENT_SECONDS[reason]):
             return
         try:
-            self._queue.put_nowait(Event(pod=pod, reason=reason, message=fitting(message), time=self._clock()))
+            self._queue.put_nowait(
+                Event(involved=involved, reason=reason, message=fitting(message), time=self._clock())
+            )
         except queue.Full:
             self._metrics.observe_event(reason, EventOutcome.DROPPED)
 
-    def _was_said(self, key: tuple[Pod, Reason, str], seconds: float) -> bool:
+    def _was_said(self, key: tuple[Pod | Node, Reason, str], seconds: float) -> bool:
         now = self._clock()
         with self._lock:
             if now < self._silent.get(key, 0):
@@ -134,7 +164,7 @@ class _Sender:
         self._trouble = EventOutcome.SENT
 
     def send(self, event: Event) -> EventOutcome:
-        if self._clock() < self._resting.get(event.pod.namespace, 0):
+        if self._clock() < self._resting.get(event.involved.namespace, 0):
             return EventOutcome.FORBIDDEN
         outcome, cause = self._post(event)
         for seconds in _RETRIES:
@@ -143,7 +173,7 @@ class _Sender:
                 time.sleep(seconds)
                 outcome, cause = self._post(event)
         if outcome is EventOutcome.FORBIDDEN:
-            self._leave_alone(event.pod.namespace)
+            self._leave_alone(event.involved.namespace)
         self._tell(outcome, cause, event)
         return outcome
 
@@ -158,6 +188,6 @@ class _Sender:
                 "events of pods are not written, the driver goes on without",
                 outcome=str(outcome),
                 cause=cause,
-                namespace=event.pod.namespace,
+                namespace=event.involved.namespace,
             )
         self._trouble = outcome

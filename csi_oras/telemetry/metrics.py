@@ -85,7 +85,9 @@ class Metrics:
             ("mode", "outcome"),
             registry=self.registry,
         )
-        self._events = Counter("csi_oras_events", "Events on pods.", ("reason", "outcome"), registry=self.registry)
+        self._events = Counter(
+            "csi_oras_events", "Events on pods and the node.", ("reason", "outcome"), registry=self.registry
+        )
         self._requests = Counter(
             "csi_oras_registry_requests",
             "Answers of registries by HTTP status.",
@@ -100,6 +102,12 @@ class Metrics:
         )
         self._collected_artifacts = Counter(
             "csi_oras_collected_artifacts", "Artifacts that collections took.", registry=self.registry
+        )
+        self.prefetch_failures = Counter(
+            "csi_oras_prefetch_failures", "Attempts at a wish that failed.", registry=self.registry
+        )
+        self.prefetch_artifacts = self._gauge(
+            "csi_oras_prefetch_artifacts", "References that the prefetch list means.", ("state",)
         )
         self.pulls_in_flight = self._gauge("csi_oras_pulls_in_flight", "Artifact pulls under way.")
         self.published_volumes = self._gauge("csi_oras_published_volumes", "Volumes that are mounted.", ("mode",))
@@ -132,7 +140,7 @@ class Metrics:
         self._signatures.labels(mode, outcome).inc()
 
     def observe_event(self, reason: str, outcome: EventOutcome) -> None:
-        """Count one event on a pod, `reason` as the pod's owner reads it."""
+        """Count one event, `reason` as people read it."""
         self._events.labels(reason, outcome).inc()
 
     def observe_collection(self, trigger: str, size: int, artifacts: int) -> None:
