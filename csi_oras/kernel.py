@@ -5,7 +5,9 @@ descriptor, so that no path is walked twice.
 """
 
 import ctypes
+import fcntl
 import os
+import struct
 from dataclasses import dataclass
 
 AT_FDCWD = -100
@@ -35,6 +37,15 @@ _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
 _STATX_MNT_ID = 0x1000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 _AT_STATX_DONT_SYNC = 0x4000
+
+_FS_IOC_FIEMAP = 0xC020660B
+_FIEMAP = struct.Struct("=QQIIII")
+"""struct fiemap: start, length, flags, extents that came, extents that there is room for."""
+_EXTENT = struct.Struct("=QQQ16xI12x")
+"""struct fiemap_extent: place in the file, place on disk, length, flags."""
+_EXTENTS = 256
+_EXTENT_LAST, _EXTENT_SHARED = 0x1, 0x2000
+_LONGEST_FILE = 2**64 - 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -126,6 +137,23 @@ def move_mount(source: int, directory: int, name: str) -> None:
 def syncfs(descriptor: int) -> None:
     """Write out everything that the file system of a descriptor still holds back."""
     _check(_libc.syncfs(ctypes.c_int(descriptor)))
+
+
+def shared_extents(descriptor: int) -> set[tuple[int, int]]:
+    """Return the places on disk, as offset and length in bytes, that an open file shares with others (FIEMAP)."""
+    shared, start, is_last = set(), 0, False
+    while not is_last:
+        buffer = bytearray(_FIEMAP.size + _EXTENTS * _EXTENT.size)
+        _FIEMAP.pack_into(buffer, 0, start, _LONGEST_FILE - start, 0, 0, _EXTENTS, 0)
+        fcntl.ioctl(descriptor, _FS_IOC_FIEMAP, buffer)
+        count = _FIEMAP.unpack_from(buffer)[3]
+        is_last = not count
+        for number in range(count):
+            logical, physical, length, flags = _EXTENT.unpack_from(buffer, _FIEMAP.size + number * _EXTENT.size)
+            if flags & _EXTENT_SHARED:
+                shared.add((physical, length))
+            start, is_last = logical + length, bool(flags & _EXTENT_LAST)
+    return shared
 
 
 def mount(source: str, target: str, flags: int) -> None:

@@ -16,13 +16,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from csi_oras import kernel
+from csi_oras.errors import StoreBrokenError
+from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.view import File
+from csi_oras.store.clones import clone
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
 from csi_oras.store.staging import staging
 
 _SMALL_BYTES = 1 << 20
 """What is hashed before it is written, for it may be there already."""
+_PIECE_BYTES = 1 << 20
 
 
 class ObjectStore:
@@ -64,6 +68,32 @@ class ObjectBatch:
         with store_errors("unpacked files"):
             digest = self._add_small(content, mode) if size <= _SMALL_BYTES else self._add_large(content, mode)
         return File(digest, size, mode)
+
+    def add_blob(self, blob: Descriptor, mode: int) -> File:
+        """Keep what is in a blob, which is proven, as a file with a mode of its own, and return the file.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the blob is not there, or the store fails.
+        """
+        source = self._paths.blob(blob.digest)
+        with store_errors(f"blob {blob.digest}"):
+            if blob.digest.algorithm != "sha256":  # objects go by that one
+                with Path(source).open("rb") as file:
+                    return self.add(iter(lambda: memoryview(file.read(_PIECE_BYTES)), b""), blob.size, mode)
+            target = self._paths.object(blob.digest, mode)
+            if target not in self._new and not self._is_held(target):
+                self._new[target] = self._clone(source, blob, mode)
+                self._is_fresh = True
+        return File(blob.digest, blob.size, mode)
+
+    def _clone(self, source: str, blob: Descriptor, mode: int) -> int:
+        self._written += 1
+        size = clone(source, self._temporary(self._written), mode)
+        if size != blob.size:
+            cause = f"has {size} bytes in the store instead of {blob.size}"
+            raise StoreBrokenError(f"blob {blob.digest}", cause, "look at the node's disk")
+        return self._written
 
     def _add_small(self, content: Iterable[memoryview], mode: int) -> Digest:
         data = b"".join(content)

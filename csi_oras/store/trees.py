@@ -6,7 +6,6 @@ journalled in order, so a tree that survives a power cut is whole; nothing in it
 
 import errno
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from csi_oras import kernel
 from csi_oras.errors import StoreBrokenError
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.view import Directory, File, Link, View
+from csi_oras.store.clones import clone
 from csi_oras.store.paths import StatePaths, store_errors
 from csi_oras.store.staging import staging
 
@@ -88,14 +88,7 @@ class TreeStore:
         except OSError as error:
             if error.errno != errno.EMLINK:  # ext4 allows 65,000 links of one file
                 raise
-            _copy(source, name, directory, file.mode)
-
-
-def _copy(source: str, name: str, directory: int, mode: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with Path(source).open("rb") as ours, os.fdopen(os.open(name, flags, 0o600, dir_fd=directory), "wb") as copy:
-        shutil.copyfileobj(ours, copy, 1 << 20)
-        os.fchmod(copy.fileno(), mode)
+            clone(source, name, file.mode, directory=directory)
 
 
 def _is_there(tree: Path) -> bool:

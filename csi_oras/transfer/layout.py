@@ -1,10 +1,9 @@
 """Layout: from a plan whose blobs are all here to the tree that shows it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 
 from csi_oras.artifact.planner import METADATA
 from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, printable
@@ -20,7 +19,6 @@ from csi_oras.unpack.extract import Extractor
 from csi_oras.unpack.needed import needed
 from csi_oras.unpack.reader import Source, UnpackLimits
 
-_PIECE_BYTES = 1 << 20
 _BLOB_MODE = 0o444
 
 
@@ -110,7 +108,7 @@ class Layouter:
         if entry.mode == _BLOB_MODE:
             file = File(blob.digest, blob.size, entry.mode, is_blob=True)
         else:  # a blob is 0444 for everybody who shares it
-            file = batch.add(_pieces(self._content.path(blob.digest)), blob.size, entry.mode)
+            file = batch.add_blob(blob, entry.mode)
         try:
             view.add(entry.name, file)
         except ConflictError as error:
@@ -158,9 +156,3 @@ def _told_apart(names: tuple[Name, Name]) -> list[str]:
     same = next(place for place, pair in enumerate(zip_longest(*texts)) if len(set(pair)) > 1)
     start = max(same - 40, 0)
     return [f'"{"…" if start else ""}{printable(text[start:], 80)}"' for text in texts]
-
-
-def _pieces(path: Path) -> Iterator[memoryview]:
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            yield memoryview(piece)
