@@ -27,6 +27,7 @@ from csi_oras.cli.options import (
 from csi_oras.cli.output import count_files
 from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.reference import Reference
+from csi_oras.store.leases import PullLease
 from csi_oras.telemetry.progress import Progress as TransferProgress
 from csi_oras.transfer import push as pushes
 from csi_oras.transfer.request import PulledArtifact, PullRequest
@@ -45,9 +46,10 @@ def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) 
     with application(options) as app:
         request = request_of(app, reference, options)
         started = time.monotonic()
-        pulled = app.puller.find(request) or _with_progress(app, request)
-        if directory:
-            _copy(pulled, directory)
+        with app.leases.of_pull() as lease:
+            pulled = _pulled(app, request, lease)
+            if directory:
+                _copy(pulled, directory)
     document = {
         "reference": str(pulled.reference),
         "digest": str(pulled.artifact),
@@ -113,6 +115,15 @@ def request_of(app: Application, reference: str, options: dict[str, Any]) -> Pul
         policy=wanted.pull_policy,
         credential=credential(wanted.reference, options),
     )
+
+
+def _pulled(app: Application, request: PullRequest, lease: PullLease) -> PulledArtifact:
+    """Return the artifact, which stays as long as the lease; it is pulled again if it went before."""
+    while True:
+        pulled = app.puller.find(request) or _with_progress(app, request)
+        lease.add([pulled.plan])
+        if pulled.path.exists():
+            return pulled
 
 
 def _with_progress(app: Application, request: PullRequest) -> PulledArtifact:

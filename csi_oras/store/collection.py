@@ -30,7 +30,7 @@ _STALE_SECONDS = 24 * 3600.0
 """After which an unfinished blob goes, need or not, if nobody has worked on it."""
 _RECORD_BYTES = 64 << 10
 """What a few records take at most, with the pages that SQLite writes for them."""
-_ROUNDS = 3
+_ROUNDS = 8
 """Attempts to reach what is wanted: somebody may use, or still read, what was to go."""
 
 
@@ -94,7 +94,9 @@ class Collector:
             self._leases.sweep()
             for _ in range(_ROUNDS):
                 space = self._space.measure()
-                wanted = EVERYTHING if space.files < files else size - space.available
+                wanted = size - space.available
+                if space.files < files:  # nobody counts them by artifact: some more, and look again
+                    wanted = max(wanted, space.used // _ROUNDS)
                 if wanted <= 0 or not self._collected("need", wanted, packed=True).removed:
                     break
         return self._space.measure()
