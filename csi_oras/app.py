@@ -27,9 +27,12 @@ from csi_oras.store.grants import Grants, load_key
 from csi_oras.store.leases import Leases
 from csi_oras.store.objects import ObjectStore
 from csi_oras.store.paths import StatePaths
+from csi_oras.store.quarantine import Quarantine
 from csi_oras.store.signatures import SignatureRecords
 from csi_oras.store.space import SpaceMeter, StoreLimits
 from csi_oras.store.trees import TreeStore
+from csi_oras.store.verification import ContentVerifier
+from csi_oras.store.verity import Sealer
 from csi_oras.store.views import Views
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.store.wishes import WishRecords, WishState
@@ -69,7 +72,10 @@ class Application:
         self.database = Database(self.paths.database)
         self.leases = Leases(self.paths, self.database)
         self.grants = Grants(self.database)
-        self.content = ContentStore(self.paths, self.grants)
+        self.sealer = Sealer(self.paths, lambda: self.policy.store.fs_verity)
+        self.content = ContentStore(self.paths, self.grants, self.sealer.add)
+        self.quarantine = Quarantine(self.paths)
+        self.verifier = ContentVerifier(self.paths, self.quarantine, self.sealer)
         self.space = SpaceMeter(self.paths, self._store_limits)
         self.views = Views(self.paths, self.database, self.platform)
         self.collector = Collector(
@@ -96,7 +102,7 @@ class Application:
     def _make_puller(self) -> Puller:
         store = Store(
             content=self.content,
-            objects=ObjectStore(self.paths),
+            objects=ObjectStore(self.paths, self.sealer.add),
             trees=self.trees,
             catalogue=self.catalogue,
             grants=self.grants,

@@ -21,6 +21,7 @@ from csi_oras.csi.node import Node
 from csi_oras.csi.server import Server, socket_path
 from csi_oras.errors import CsiOrasError
 from csi_oras.store import staging
+from csi_oras.store.verification import Pace, WeeklyPass
 from csi_oras.telemetry.events import Events, Post
 from csi_oras.telemetry.events import Node as Involved
 from csi_oras.telemetry.logs import logger
@@ -28,6 +29,7 @@ from csi_oras.telemetry.server import MetricsServer
 from csi_oras.transfer.prefetch import Observers
 from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
 from csi_oras.transfer.turns import Turns
+from csi_oras.volume.corruption import CorruptionReports
 from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
@@ -41,6 +43,10 @@ _COLLECT_SECONDS = 60.0
 """How often the store is measured, and tidied if it is above its high watermark."""
 _VIEWS_SECONDS = 600.0
 """How often the views are put in order, a third of a second's work for 10,000; pulls and collections see to theirs."""
+_VERIFY_SECONDS = 3600.0
+"""How often it is looked whether the store should be verified again."""
+_CORRUPT_SECONDS = 10.0
+"""How often it is looked whether somebody has found something corrupt."""
 _RECONCILE_SECONDS = 120.0
 """How often the records are held against what is mounted; a tenth of a second's work for 1,000 volumes."""
 
@@ -71,6 +77,8 @@ def run(settings: ServeSettings) -> None:
     _raise_file_limit()
     policy = config.load(settings.config_file)
     app = Application(settings.state_dir, policy, settings.driver_name)
+    if settings.mode != "controller":
+        app.sealer.check()
     watcher = None
     if settings.config_file:
         watcher = config.PolicyWatcher(settings.config_file, app.adopt_policy, policy)
@@ -121,7 +129,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     await server.start()
     logger.info("serving", endpoint=settings.endpoint, mode=settings.mode, version=csi_oras.__version__)
     if settings.mode != "controller":  # behind the socket: a call waits for its own volume only
-        tasks = [*_tasks(app, recovery), _prefetch(settings, app, events)]
+        tasks = [*_tasks(app, recovery), *_truth(settings, app, notices), _prefetch(settings, app, events)]
         threading.Thread(target=_recover, args=(app, recovery, tasks), name="recovery", daemon=True).start()
     await stopping.wait()
     logger.info("stopping")
@@ -157,6 +165,7 @@ def _make_server(settings: ServeSettings, app: Application, volumes: Volumes, no
 def _recover(app: Application, recovery: Recovery, tasks: list[upkeep.Task]) -> None:
     try:
         staging.sweep(app.paths)
+        app.quarantine.finish()
         recovery.adopt()
         recovery.reconcile()
     except CsiOrasError as error:
@@ -187,3 +196,19 @@ def _prefetch(settings: ServeSettings, app: Application, events: Events) -> upke
         app.prefetcher(observers), lambda: [Due(wish=wish.wish, every=wish.every) for wish in app.policy.prefetch]
     )
     return upkeep.Task(name="prefetch", seconds=TICK_SECONDS, action=schedule.tick)
+
+
+def _truth(settings: ServeSettings, app: Application, notices: Notices) -> list[upkeep.Task]:
+    """Return the tasks that verify the store and tell of what has rotted."""
+    reports = CorruptionReports(
+        quarantine=app.quarantine,
+        catalogue=app.catalogue,
+        records=app.records,
+        kubelet_dir=settings.kubelet_dir,
+        trees=app.paths.trees,
+        notices=notices,
+        metrics=app.metrics,
+    )
+    tell = upkeep.Task(name="corruption", seconds=_CORRUPT_SECONDS, action=reports.look)
+    weekly = WeeklyPass(app.database, app.verifier, Pace())
+    return [tell, upkeep.Task(name="verify", seconds=_VERIFY_SECONDS, action=lambda: weekly.run(tell.wake))]

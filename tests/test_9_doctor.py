@@ -154,9 +154,9 @@ def test_policy_file_that_is_wrong_fails_with_its_line_and_the_rest_is_looked_at
 
 
 def test_setting_without_effect_is_a_warning(node: Path) -> None:
-    found = examine(node, "store: {maxBytes: 1G}")
+    found = examine(node, "lazy: {requireIndex: true}")
     assert (found.code, found.states("configuration")) == (0, ["warning"])
-    assert "store" in found.said("configuration")
+    assert "lazy" in found.said("configuration")
 
 
 def test_cosign_key_that_is_none_fails_the_policy_file(node: Path) -> None:

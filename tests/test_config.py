@@ -231,8 +231,8 @@ def test_aliases_that_multiply_are_refused_at_once() -> None:
 
 def test_setting_without_effect_is_logged() -> None:
     with capture_logs() as logs:
-        read("store: {maxBytes: 1G}\nprefetch: [{reference: a}]\n")
-    assert {line["key"] for line in logs} == {"store"}
+        read("store: {maxBytes: 1G}\nprefetch: [{reference: a}]\nlazy: {requireIndex: true}\n")
+    assert {line["key"] for line in logs} == {"lazy"}
 
 
 # -- the file

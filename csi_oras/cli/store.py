@@ -13,7 +13,7 @@ from csi_oras.cli.options import application, reports_errors, store_options
 from csi_oras.cli.output import console
 from csi_oras.store.catalogue import CataloguedArtifact
 
-_MODULES = {"ls": "store:ls", "gc": "collection:gc", "prefetch": "prefetch:prefetch"}
+_MODULES = {"ls": "store:ls", "gc": "collection:gc", "prefetch": "prefetch:prefetch", "verify": "verification:verify"}
 
 
 @click.command(cls=Commands, modules=_MODULES)

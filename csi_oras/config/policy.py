@@ -210,7 +210,7 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
 
 def without_effect(policy: Policy) -> list[str]:
     """Return the keys that are given and mean nothing in this release."""
-    given = {"store": policy.store != Policy().store}
+    given = {"writeBack": policy.write_back != Policy().write_back, "lazy": policy.lazy != Policy().lazy}
     return [name for name, is_given in given.items() if is_given]
 
 

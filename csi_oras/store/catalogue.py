@@ -109,6 +109,13 @@ class Catalogue:
             for digest in contents:
                 query("INSERT OR IGNORE INTO contents VALUES (?, ?)", str(artifact), str(digest))
 
+    def owners(self, content: Digest, plans: Iterable[Digest]) -> list[str]:
+        """Return the artifacts that a blob belongs to, and those that plans are of."""
+        owned = self._database.query("SELECT artifact FROM contents WHERE digest = ?", str(content))
+        for plan in plans:
+            owned += self._database.query("SELECT artifact FROM plans WHERE plan = ?", str(plan))
+        return sorted({str(artifact) for (artifact,) in owned})
+
     def count(self) -> int:
         """Count the artifacts."""
         count: int = self._database.query("SELECT count(*) FROM artifacts")[0][0]

@@ -1,15 +1,16 @@
 """Blobs by digest, and the commit: the one place where anything is renamed into the store.
 
-Commit order: written, size, digest, grant, mode, sync, rename, sync of the directory. The grant is there before
-anybody can see the blob, so that whoever asks next need not read all of it again to show that he may. Small blobs
-are committed in groups: one thread takes all that wait, so that many share one journal commit and one directory sync.
+Commit order: written, size, digest, grant, mode, sync, rename, sync of the directory; fs-verity later, behind the pull.
+The grant is there before anybody can see the blob, so that whoever asks next need not read all of it again to show that
+he may. Small blobs are committed in groups: one thread takes all that wait, so that many share one journal commit and
+one directory sync.
 """
 
 import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.store.grants import Grant, Grants
 from csi_oras.store.ingest import Ingest
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
+from csi_oras.store.quarantine import Quarantine
 from csi_oras.store.space import BLOCK
 
 _LARGEST_GROUP = 256
@@ -36,9 +38,12 @@ class _Waiting(NamedTuple):
 class ContentStore:
     """Verified blobs; what it has is complete, true and never rewritten."""
 
-    def __init__(self, paths: StatePaths, grants: Grants) -> None:
+    def __init__(self, paths: StatePaths, grants: Grants, seal: Callable[[str], None] = lambda _: None) -> None:
+        """Keep blobs below `paths`; `seal` is told of the path of each that is committed, and does not wait."""
         self._paths = paths
         self._grants = grants
+        self._seal = seal
+        self._quarantine = Quarantine(paths)
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._committer = threading.Thread(target=self._commit_groups, name="commit", daemon=True)
         self._committer.start()
@@ -132,6 +137,7 @@ class ContentStore:
             self._publish([ingest], [grant] if grant else [])
         finally:
             ingest.close()
+        self._seal(self._paths.blob(ingest.blob.digest))
 
     def commit_in_group(self, ingest: Ingest, digest: Digest, grant: Grant) -> Future[None]:
         """Do what `commit` does together with others, soon; the future holds its outcome."""
@@ -156,7 +162,11 @@ class ContentStore:
             outcome = self._outcome(accepted)
             for waiting in accepted:
                 waiting.ingest.close()
-                waiting.done.set_exception(outcome) if outcome else waiting.done.set_result(None)
+                if outcome:
+                    waiting.done.set_exception(outcome)
+                else:
+                    self._seal(self._paths.blob(waiting.ingest.blob.digest))
+                    waiting.done.set_result(None)
 
     def _outcome(self, accepted: Sequence["_Waiting"]) -> BaseException | None:
         try:
@@ -205,6 +215,8 @@ class ContentStore:
                 if self.has(ingest.blob):  # another source was first, and what is there is never replaced
                     os.unlink(ingest.path)
                 else:
+                    if os.path.lexists(target):  # of another size: it has rotted, for trees that show it, too
+                        self._quarantine.take("blob", ingest.blob.digest, Path(target))
                     os.rename(ingest.path, target)
                 ingest.forget_extents()
                 directories.add(os.path.dirname(target))

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,8 +32,10 @@ _PIECE_BYTES = 1 << 20
 class ObjectStore:
     """The objects that are committed."""
 
-    def __init__(self, paths: StatePaths) -> None:
+    def __init__(self, paths: StatePaths, seal: Callable[[str], None] = lambda _: None) -> None:
+        """Keep objects below `paths`; `seal` is told of the path of each that is committed, and does not wait."""
         self._paths = paths
+        self._seal = seal
 
     @contextmanager
     def batch(self) -> Iterator["ObjectBatch"]:
@@ -44,14 +46,15 @@ class ObjectStore:
             StoreBrokenError: the store fails.
         """
         with store_errors("unpacked files"), staging(self._paths) as directory:
-            yield ObjectBatch(self._paths, directory)
+            yield ObjectBatch(self._paths, directory, self._seal)
 
 
 class ObjectBatch:
     """New objects in private staging."""
 
-    def __init__(self, paths: StatePaths, directory: Path) -> None:
+    def __init__(self, paths: StatePaths, directory: Path, seal: Callable[[str], None]) -> None:
         self._paths = paths
+        self._seal = seal
         self._directory = directory
         self._new: dict[str, int] = {}
         """Where each object belongs, and the number that is its name until then: there may be a million of them."""
@@ -170,6 +173,7 @@ class ObjectBatch:
                 for target, temporary in self._new.items():
                     with suppress(FileExistsError):  # what is there is never replaced: trees have it
                         os.link(self._temporary(temporary), target)
+                    self._seal(target)
                 if self._is_fresh:
                     fsync_directory(self._paths.objects)
                 yield

@@ -79,6 +79,12 @@ class Metrics:
             "Manifests and blobs with a wrong digest or size.",
             registry=self.registry,
         )
+        self._corrupt = Counter(
+            "csi_oras_corrupt",
+            "Blobs and unpacked files that the disk had changed, since the start or in quarantine then.",
+            ("kind",),
+            registry=self.registry,
+        )
         self._signatures = Counter(
             "csi_oras_signature_checks",
             "Artifacts held against a rule of node policy that wants them signed.",
@@ -138,6 +144,10 @@ class Metrics:
     def observe_signature(self, mode: str, outcome: SignatureOutcome) -> None:
         """Count one artifact that was held against a rule; `mode` as the policy file spells it."""
         self._signatures.labels(mode, outcome).inc()
+
+    def observe_corruption(self, kind: str) -> None:
+        """Count one `blob` or `object` that has rotted."""
+        self._corrupt.labels(kind).inc()
 
     def observe_event(self, reason: str, outcome: EventOutcome) -> None:
         """Count one event, `reason` as people read it."""

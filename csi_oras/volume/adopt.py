@@ -1,7 +1,8 @@
 """Adoption: what mountinfo says of a mount whose record was lost.
 
-A mount is ours if it shows something below the trees of this very store: the same file system, and the same path
-within it. Both are known though the state directory was wiped, for the kernel still names what was deleted.
+A mount is ours if it shows something below the trees of this very store, or below what was one of them until it was
+quarantined: the same file system, and the same path within it. Both are known though the state directory was wiped, for
+the kernel still names what was deleted.
 """
 
 import os
@@ -15,15 +16,19 @@ from csi_oras.mount import mountinfo
 
 _DELETED = "//deleted"
 """What the kernel puts behind the path of a root that was deleted; no path has two slashes."""
-_TREE = re.compile(r"/([0-9a-f]{64})(?:/.+)?", re.DOTALL)
+_TREE = re.compile(r"/(trees|quarantine)/((?:tree-sha256-)?([0-9a-f]{64})(?:-[0-9a-f]{16})?)(?:/.+)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OurMount:
-    """A mount of a tree of this store: the digest of its plan, and whether the tree was deleted beneath it."""
+    """A mount of a tree of this store: the digest of its plan, and whether the tree was deleted beneath it.
+
+    What was quarantined has a name there.
+    """
 
     plan: str
     is_deleted: bool
+    quarantined: str = ""
 
 
 def mounts_at(target: str, trees: Path) -> list[OurMount | None]:
@@ -43,18 +48,30 @@ def shown_plans(trees: Path) -> frozenset[str]:
     return frozenset(ours.plan for _, ours in _mounts(trees) if ours)
 
 
+def shown_quarantined(trees: Path) -> dict[str, set[str]]:
+    """Return the targets at which each tree of the quarantine is mounted, hidden by another mount or not."""
+    found: dict[str, set[str]] = {}
+    for target, ours in _mounts(trees):
+        if ours and ours.quarantined:
+            found.setdefault(ours.quarantined, set()).add(target)
+    return found
+
+
 def _mounts(trees: Path) -> Iterator[tuple[str, OurMount | None]]:
     mounts = mountinfo.read()
-    device, root = _origin(trees, mounts)
+    device, root = _origin(trees.parent, mounts)
     for mount in mounts:
         is_below = mount.device == device and mount.root.startswith(root)
         yield mount.target, _our_mount(mount.root.removeprefix(root)) if is_below else None
 
 
 def _our_mount(below: str) -> OurMount | None:
-    """Read what is left of a mount's root behind the path of our trees."""
+    """Read what is left of a mount's root behind the path of our state directory."""
     tree = _TREE.fullmatch(below.removesuffix(_DELETED))
-    return OurMount(plan=f"sha256:{tree[1]}", is_deleted=below.endswith(_DELETED)) if tree else None
+    if tree is None:
+        return None
+    name = tree[2] if tree[1] == "quarantine" else ""
+    return OurMount(plan=f"sha256:{tree[3]}", is_deleted=below.endswith(_DELETED), quarantined=name)
 
 
 def _origin(path: Path, mounts: list[mountinfo.Mount]) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Notices: what a pod's events say of its volumes.
 
 Several pods may wait for one pull; each is told for its own volume. What was local is not worth an event, but an
-artifact that node policy wants signed and lets through without is one each time.
+artifact that node policy wants signed and lets through without is one each time, and one that rots while a pod has it.
 """
 
 from csi_oras.oci.reference import Reference
@@ -38,3 +38,8 @@ class Notices:
         if artifact.warnings:
             text = f"Let through with a warning, as node policy says: {'; '.join(artifact.warnings)}"
             self._events.emit(pod, Reason.NOT_VERIFIED, name, text)
+
+    def corrupt(self, pod: Pod | None, reference: str, digest: str) -> None:
+        """Say that the disk has changed what the pod sees."""
+        cause = f"The node's disk has corrupted artifact {reference} ({digest}) under this pod"
+        self._events.emit(pod, Reason.CORRUPT, digest, f"{cause}; delete the pod to get it whole")

@@ -1,0 +1,91 @@
+"""Corruption: who is told of what has rotted in the store, whoever found it.
+
+The log, a metric, and each pod that still shows it. After a start they are told again of what is still so. What nobody
+shows any more is freed.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from csi_oras.errors import InvalidRequestError
+from csi_oras.mount.target import canonical
+from csi_oras.store.catalogue import Catalogue
+from csi_oras.store.quarantine import Corruption, Quarantine
+from csi_oras.store.volumes import VolumeRecord, VolumeRecords
+from csi_oras.telemetry.events import Pod
+from csi_oras.telemetry.logs import logger
+from csi_oras.telemetry.metrics import Metrics
+from csi_oras.volume.adopt import shown_quarantined
+from csi_oras.volume.notices import Notices
+
+_POD = re.compile(r"/pods/([^/]+)/volumes/")
+"""Where the kubelet's targets have the uid of their pod."""
+
+
+class CorruptionReports:
+    """Tells of what is in the quarantine, once each."""
+
+    def __init__(
+        self,
+        *,
+        quarantine: Quarantine,
+        catalogue: Catalogue,
+        records: VolumeRecords,
+        kubelet_dir: Path,
+        trees: Path,
+        notices: Notices,
+        metrics: Metrics,
+    ) -> None:
+        self._quarantine = quarantine
+        self._catalogue = catalogue
+        self._records = records
+        self._kubelet_dir = kubelet_dir
+        self._trees = trees
+        self._notices = notices
+        self._metrics = metrics
+        self._told: set[str] = set()
+
+    def look(self) -> None:
+        """Tell of what is new in the quarantine, and free what nobody shows any more.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store fails.
+        """
+        for corruption in self._quarantine.found(self._told):
+            self._tell(corruption)
+            self._told.add(corruption.name)
+        self._quarantine.sweep(lambda: shown_quarantined(self._trees))
+
+    def _tell(self, corruption: Corruption) -> None:
+        volumes = list(self._volumes(corruption))
+        logger.error(
+            "content of the store was corrupt and is set aside: the next volume fetches it again",
+            kind=corruption.kind,
+            digest=str(corruption.digest),
+            artifacts=self._catalogue.owners(corruption.digest, corruption.trees.values()),
+            volumes=[volume.volume_id for volume in volumes],
+        )
+        self._metrics.observe_corruption(corruption.kind)
+        for volume in volumes:
+            self._notices.corrupt(_pod(volume), volume.reference, str(corruption.digest))
+
+    def _volumes(self, corruption: Corruption) -> Iterator[VolumeRecord]:
+        """Yield the records of volumes that still show something that has rotted."""
+        if not corruption.trees:
+            return
+        mounted = shown_quarantined(self._trees)
+        targets = set()
+        for target in set().union(*(mounted.get(tree, ()) for tree in corruption.trees)):
+            try:
+                targets.add(canonical(target, self._kubelet_dir))
+            except InvalidRequestError:  # a person's mount, or one of another namespace
+                continue
+        yield from (record for record in self._records.all() if record.target in targets)
+
+
+def _pod(volume: VolumeRecord) -> Pod | None:
+    """Return the pod of a volume, as far as its record and its target name it."""
+    namespace, _, name = volume.pod.rpartition("/")
+    uid = _POD.search(volume.target)
+    return Pod.find(name, namespace, uid[1]) if uid else None
