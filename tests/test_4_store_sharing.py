@@ -1,9 +1,9 @@
-"""What is stored once, on file systems that can share blocks and on one that cannot, against what du(1) and df(1) say."""
+"""What is stored once, on file systems that share blocks and on others, held against what du(1) and df(1) say."""
 
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -54,9 +54,16 @@ class Shelf:
         return blob
 
     def put(
-        self, name: str, *, packed: tuple[bytes, ...] = (), programs: tuple[bytes, ...] = (), **contents: bytes
+        self,
+        name: str,
+        *,
+        packed: tuple[bytes, ...] = (),
+        programs: tuple[bytes, ...] = (),
+        files: Mapping[str, bytes] | None = None,
+        **more: bytes,
     ) -> Digest:
-        """Have an artifact of files that are blobs, of programs, which have another mode, and of blobs that are not shown."""
+        """Have an artifact of files, of programs, which have another mode, and of blobs that no tree shows."""
+        contents = {**(files or {}), **more}
         view, blobs = View(), [self.blob(content) for content in packed]
         for title, content in contents.items():
             blobs.append(self.blob(content))
@@ -133,7 +140,7 @@ def test_clone_is_a_copy_where_the_kernel_cannot_or_stops_half_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, after: int
 ) -> None:
     (tmp_path / "source").write_bytes(b"0123456789")
-    done = []
+    done: list[int] = []
 
     def copy_some(source: int, target: int, _count: int) -> int:
         if done or not after:
@@ -270,7 +277,7 @@ def test_copies_beyond_the_most_links_share_blocks(sharing_disk: Path, monkeypat
     monkeypatch.setattr(os, "link", link_a_few)
     before = used(sharing_disk)
     content = os.urandom(_LARGE)
-    shelf.put("a", **{f"f{number}": content for number in range(6)})
+    shelf.put("a", files={f"f{number}": content for number in range(6)})
     (tree,) = shelf.paths.trees.iterdir()
     assert len({path.stat().st_ino for path in tree.iterdir()}) == 5
     assert {path.read_bytes() == content for path in tree.iterdir()} == {True}
