@@ -1,5 +1,5 @@
 # Two commands for people: `make demo` and `make test`. Both set up what they need first.
-.PHONY: demo test lint fuzz bench setup clean help
+.PHONY: demo test lint fuzz soak bench setup clean help
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -20,6 +20,9 @@ lint: setup ## style, types, import contracts
 
 fuzz: setup ## look for new hostile inputs, for FUZZ_SECONDS (3600) on every processor
 	@$(BIN)/python -m tests.fuzz
+
+soak: setup ## kill the driver again and again under load (root), for SOAK_ROUNDS (500) and more
+	@unshare --mount --propagation private $(BIN)/python -m tests.soak
 
 bench: setup ## measure against the peers that are on PATH; BENCH="--only far-blob" adds options
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -74,6 +74,14 @@ class Node:
         self.driver.stop()
         self.outside.check()
 
+    def collect(self, runner: tuple[str, ...] = ()) -> int:
+        """Give back whatever nobody uses, by a command beside the driver."""
+        policy = self.driver.directory / "policy.yaml"
+        policy.write_text("store: {minAge: 0s}\n")
+        options = ["--state-dir", str(self.driver.state), "--config", str(policy)]
+        command = [*runner, sys.executable, "-m", "csi_oras", "store", "gc", "--all", *options]
+        return subprocess.run(command, check=False, timeout=60, capture_output=True).returncode
+
     @property
     def mounts(self) -> int:
         return self.driver.mounts().count(str(self.target))
@@ -239,3 +247,40 @@ def test_node_that_reboots_forgets_mounts_and_keeps_the_store(node: Node, artifa
     node.driver.unpublish(node.target)
     node.driver.stop()
     node.check_gone()
+
+
+@pytest.mark.parametrize("artifact", ["packed"], indirect=True)
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [
+        ("artifact forgotten", 1),
+        ("moved away", 1),
+        ("moved away is gone", 1),
+        ("moved away", 3),
+        ("moved away is gone", 2),
+        ("unpacked file removed", 5),
+    ],
+)
+def test_collection_that_is_killed_takes_nothing_that_is_shown_and_is_finished_by_the_next(
+    node: Node, pusher: Pusher, repository: str, point: str, count: int
+) -> None:
+    kept = node.driver.target("kept", pod="kept")
+    node.start()
+    node.driver.publish(kept, volume_id="kept", reference=pusher.artifact(repository, files(x=b"right"), tag="kept"))
+    node.publish()
+    node.driver.unpublish(node.target)
+    assert node.collect(dying(point, count)) == -signal.SIGKILL
+    node.outside.check()
+    assert contents(kept) == {"x": b"right"}
+    node.publish()
+    node.check_shown()
+    node.driver.unpublish(node.target)
+    assert node.collect() == 0
+    assert len(node.outside.rows("artifacts")) == 1  # the one that is shown
+    assert contents(kept) == {"x": b"right"}
+    node.driver.unpublish(kept, volume_id="kept")
+    node.driver.stop()
+    assert node.collect() == 0
+    assert node.outside.files() == []
+    for table in ("volumes", "leases", "holders", "artifacts", "plans", "contents", "tags", "grants"):
+        assert node.outside.rows(table) == []

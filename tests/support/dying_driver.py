@@ -20,6 +20,7 @@ from typing import Any
 
 from csi_oras import kernel
 from csi_oras.mount.target import Target
+from csi_oras.store import removal
 from csi_oras.store.catalogue import Catalogue
 from csi_oras.store.grants import Grants
 from csi_oras.store.ingest import Ingest
@@ -43,6 +44,10 @@ def _in_a_call(*_arguments: Any, **_options: Any) -> bool:
 
 def _into(directory: str) -> Callable[..., bool]:
     return lambda _source, target, **_options: f"/{directory}/" in os.fspath(target)
+
+
+def _from(directory: str) -> Callable[..., bool]:
+    return lambda path, **_options: f"/{directory}/" in os.fspath(path)
 
 
 def _puts(state: VolumeState) -> Callable[..., bool]:
@@ -88,6 +93,11 @@ POINTS: Mapping[str, list[Step]] = {
     "target removed": [Step(Target, "remove")],
     "record dropped": [Step(VolumeRecords, "drop")],
     "table made": [Step(_Connection, "execute", _runs("CREATE TABLE"))],
+    "committed": [Step(_Connection, "execute", _runs("COMMIT"))],
+    "artifact forgotten": [Step(_Connection, "execute", _runs("DELETE FROM artifacts"))],
+    "moved away": [Step(os, "rename", _into("staging"))],
+    "moved away is gone": [Step(removal, "empty")],
+    "unpacked file removed": [Step(os, "unlink", _from("objects"))],
     "schema named": [Step(_Connection, "execute", _runs("PRAGMA user_version ="))],
 }  # fmt: skip
 

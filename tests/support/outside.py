@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-_KEPT = ("blobs", "objects", "trees", "ingest", "staging")
+_KEPT = ("blobs", "objects", "trees", "ingest", "staging", "quarantine", "views")
 _FIXED = frozenset({"blobs/sha256", "blobs/sha512", "objects/sha256"})
 
 
