@@ -87,7 +87,7 @@ def store_blob(paths: StatePaths, sealer: Sealer, data: bytes) -> Path:
 
 
 def test_arguments_are_those_of_the_header() -> None:
-    fields = {name: getattr(kernel.VerityArguments, name).offset for name, _ in kernel.VerityArguments._fields_}
+    fields = {name: getattr(kernel.VerityArguments, name).offset for name, *_ in kernel.VerityArguments._fields_}
     assert fields == {  # linux/fsverity.h, struct fsverity_enable_arg
         "version": 0, "hash_algorithm": 4, "block_size": 8, "salt_size": 12, "salt_ptr": 16, "sig_size": 24,
         "_reserved1": 28, "sig_ptr": 32, "_reserved2": 40,
@@ -134,7 +134,7 @@ def test_driver_that_should_seal_and_cannot_does_not_start(short_path: Path) -> 
     policy = short_path / "policy.yaml"
     policy.write_text("store: {fsVerity: 'on'}\n")
     with loop_disk(short_path / "disk", "mkfs.ext4", "-q", "-O", "^verity"):
-        command = [
+        command: list[str | Path] = [
             sys.executable, "-m", "csi_oras", "serve", "--endpoint", f"unix://{short_path}/csi.sock", "--node-id", "n",
             "--state-dir", short_path / "disk" / "state", "--config", policy, "--metrics-address", "127.0.0.1:0",
         ]  # fmt: skip

@@ -101,15 +101,16 @@ class Quarantine:
         """
         before, freed = time.time() - self._grace, 0
         with store_errors("quarantine"):
-            old = [tree for tree, _ in self._trees() if tree.lstat().st_ctime <= before]
-            mounted = shown() if old else ()
-            for tree in old:
+            old = [entry for entry in self._entries() if entry[0].lstat().st_ctime <= before]
+            trees = [path for path, kind, _ in old if kind == _TREE]
+            mounted = shown() if trees else ()
+            for tree in trees:
                 if tree.name not in mounted:
                     with staging(self._paths) as directory:
                         _move(tree, directory / tree.name)
-            for path, _, _ in self._content():  # its last links have gone with the trees
-                status = path.lstat()
-                if status.st_nlink == 1 and status.st_ctime <= before:
+            for path, kind, _ in old:
+                status = path.lstat() if kind != _TREE else None
+                if status and status.st_nlink == 1:
                     path.unlink()
                     freed += status.st_blocks * BLOCK
         return freed
