@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import machine, report
+from benchmarks import machine, plot, report
 from benchmarks.cold import many_files, one_blob
-from benchmarks.disk import versions_directory, versions_image, versions_layers
+from benchmarks.collection import collection
+from benchmarks.disk import versions_directory, versions_files, versions_image, versions_layers
 from benchmarks.far import far_blob, far_blob_resets, far_files, far_files_resets
 from benchmarks.figures import Row
 from benchmarks.growth import growth
@@ -23,9 +24,10 @@ from benchmarks.herd import herd
 from benchmarks.memory import memory, unpack_memory
 from benchmarks.restart import restart
 from benchmarks.resume import resume
+from benchmarks.scale import SMALL, Scale
 from benchmarks.unpack import unpack_directory, unpack_image
 from benchmarks.warm import warm_publish
-from benchmarks.workbench import SMALL, Scale, Workbench, workbench
+from benchmarks.workbench import Workbench, workbench
 
 ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "one-blob": one_blob,
@@ -41,11 +43,13 @@ ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "unpack-image": unpack_image,
     "unpack-directory": unpack_directory,
     "unpack-memory": unpack_memory,
+    "versions-files": versions_files,
     "versions-directory": versions_directory,
     "versions-image": versions_image,
     "versions-layers": versions_layers,
     "growth": growth,
     "restart": restart,
+    "collection": collection,
 }
 _OWN_NAMESPACE = "CSI_ORAS_BENCH_NAMESPACE"
 
@@ -65,6 +69,11 @@ def main(arguments: Sequence[str]) -> None:
     print(summary, report.everybody(rows), sep="\n\n")
     if options.markdown:
         options.markdown.write_text(summary + "\n")
+    if options.plot:
+        caption = (
+            f"{circumstances.date}, {circumstances.machine['cores']}, csi-oras {circumstances.versions['csi-oras']}"
+        )
+        plot.draw([chart for row in rows for chart in row.charts], caption, options.plot)
     if options.json:
         report.write_json(options.json, rows, circumstances)
 
@@ -101,6 +110,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--blob-mib", type=int, metavar="MIB", help="size of a large blob, 2048 by default")
     parser.add_argument("--artifacts", type=int, metavar="COUNT", help="in a store that grows, 10000 by default")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of goals to a file, too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw how things grow, as SVG, where a row tells it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to a file, too")
     parser.add_argument(
         "--directory", type=Path, default=Path("/var/tmp"),  # noqa: S108 (a disk, as below /var/lib; we make our own)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.contenders import process, publish
 from benchmarks.content import Sample, samples, versions
-from benchmarks.figures import Figure, Goal, Kind, Row
+from benchmarks.figures import Chart, Figure, Goal, Kind, Point, Row
 from benchmarks.unpack import oras_pull, skopeo_and_umoci
 from benchmarks.workbench import Artifact, Workbench, in_layers
 from tests.support.driver import Driver
@@ -34,6 +34,17 @@ class _Peer:
     who: str
     unpack: Callable[[Artifact, str], Sequence[str]]
     note: str
+
+
+def versions_files(bench: Workbench, peers: set[str], _runs: int) -> Row:
+    """Measure versions of plain files, each of them a blob."""
+    scale = bench.scale
+    first = samples(scale.version_plain_files, scale.version_bytes)
+    artifacts = [
+        bench.files_artifact(f"files-v{number}", files)
+        for number, files in enumerate(versions(first, scale.versions), 1)
+    ]
+    return _row("versions-files", "plain files", bench, artifacts, _oras(peers))
 
 
 def _oras(present: set[str]) -> _Peer | None:
@@ -83,18 +94,18 @@ def _versions(bench: Workbench) -> Iterator[list[Sample]]:
 
 
 def _row(name: str, what: str, bench: Workbench, artifacts: Sequence[Artifact], peer: _Peer | None) -> Row:
-    scale = bench.scale
-    amount = f"{scale.version_files} files, {scale.version_bytes >> 20} MiB"
+    amount = f"{artifacts[0].files} files, {bench.scale.version_bytes >> 20} MiB"
     row = Row(name=name, work=f"disk of {len(artifacts)} versions, 10 % of the files new in each: {what}, {amount}")
     ours = _our_disk(bench, artifacts)
     row.figures = [_figure("csi-oras", Kind.OURS, [usage[_WHOLE] for usage in ours])]
     row.figures += [_figure(f"csi-oras, {part}", Kind.OURS, [usage[part] for usage in ours]) for part in _PARTS]
-    if peer:
-        row.figures.append(_figure(peer.who, Kind.PEER, _peer_disk(bench, artifacts, peer), peer.note))
-    row.goals = [
-        _goal("without what was pulled packed", [usage[_WHOLE] - usage["blobs"] for usage in ours]),
-        _goal("with all of it", [usage[_WHOLE] for usage in ours]),
-    ]
+    theirs = {peer.who: _peer_disk(bench, artifacts, peer)} if peer else {}
+    row.figures += [_figure(who, Kind.PEER, sizes, peer.note) for who, sizes in theirs.items() if peer]
+    curves = {"csi-oras": [usage[_WHOLE] for usage in ours], **theirs}
+    if artifacts[0].unpacked:
+        curves["csi-oras, less what was pulled packed"] = [usage[_WHOLE] - usage["blobs"] for usage in ours]
+    row.goals = [_goal(who, sizes) for who, sizes in curves.items() if who not in theirs]
+    row.charts = [_chart(f"disk of versions: {what}", curves)]
     return row
 
 
@@ -115,7 +126,7 @@ def _peer_disk(bench: Workbench, artifacts: Sequence[Artifact], peer: _Peer) -> 
     sizes = []
     with bench.fresh() as place:
         for number, artifact in enumerate(artifacts, 1):
-            process(*peer.unpack(artifact, f"v{number}"), least=artifact.unpacked)(place)
+            process(*peer.unpack(artifact, f"v{number}"), least=artifact.unpacked or artifact.size)(place)
             os.sync()
             sizes.append(usage_of(place)[_WHOLE])
     return sizes
@@ -142,17 +153,24 @@ def _allocated(directory: Path, seen: set[int]) -> float:
 
 
 def _figure(who: str, kind: Kind, sizes: list[float], note: str = "") -> Figure:
-    """Make a figure of the last size; the first and the growth to the second stand beside it."""
-    grown = f"{sizes[-1] / sizes[0]:.2f} times the first version's {sizes[0]:.1f} MiB"
-    note = ", ".join(filter(None, (grown, f"{_growth(sizes):.2f} times with the second", note)))
+    """Make a figure of the last size; beside it stands the first, and how much more it was after each other one."""
+    growth = ", ".join(f"{size / sizes[0]:.2f}" for size in sizes)
+    note = ", ".join(filter(None, (f"times the first version's {sizes[0]:.1f} MiB: {growth}", note)))
     return Figure(who=who, kind=kind, unit="MiB", samples=(sizes[-1],), note=note)
 
 
-def _growth(sizes: list[float]) -> float:
-    return sizes[1] / sizes[0]
+def _goal(who: str, sizes: list[float]) -> Goal:
+    growth = sizes[1] / sizes[0]
+    text = f"two versions take at most {_MOST_GROWTH} times what one takes"
+    ours = f"{who} {growth:.3f} times, {len(sizes)} versions {sizes[-1] / sizes[0]:.2f}"
+    return Goal(text=text, ours=ours, reached=growth <= _MOST_GROWTH)
 
 
-def _goal(what: str, sizes: list[float]) -> Goal:
-    growth = _growth(sizes)
-    text = f"two versions take at most {_MOST_GROWTH} times what one takes, {what}"
-    return Goal(text=text, ours=f"{growth:.3f} times", reached=growth <= _MOST_GROWTH)
+def _chart(title: str, curves: dict[str, list[float]]) -> Chart:
+    first = curves["csi-oras"][0]
+    most = [first * (1 + number * (_MOST_GROWTH - 1)) for number in range(len(curves["csi-oras"]))]
+    return Chart(title=title, x="versions", y="MiB", curves=_numbered(curves), goal=list(enumerate(most, 1)))
+
+
+def _numbered(curves: dict[str, list[float]]) -> dict[str, list[Point]]:
+    return {who: list(enumerate(sizes, 1)) for who, sizes in curves.items()}

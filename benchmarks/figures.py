@@ -2,9 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+Point = tuple[float, float]
 
 
 class Kind(StrEnum):
@@ -58,13 +60,13 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """How something grows: points (x, y) of each curve by its name, and the level that the design wants them below."""
+    """How something grows: each curve by its name, and what the design wants them to stay below."""
 
     title: str
     x: str
     y: str
-    level: float
-    curves: dict[str, list[tuple[float, float]]]
+    curves: Mapping[str, Sequence[Point]]
+    goal: Sequence[Point]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from tests.support.driver import Driver, pod_context
 _CLIENTS = 8
 _LOOK_SECONDS = 0.002
 _START_SECONDS = 60.0
+_NO_COLLECTION = "store: {highWatermark: 100, minAge: 0s}"
 LAYERS = 9
 """Of each artifact; with the manifest, 10,000 artifacts are 100,000 blobs."""
 
@@ -42,12 +43,18 @@ class PromptDriver(Driver):
 class Grown:
     """A driver, the registry that it pulls from, and how far both have come; use it in a with statement."""
 
-    def __init__(self, place: Path, *flags: str) -> None:
-        self.driver = PromptDriver(place, *flags)
+    def __init__(self, place: Path) -> None:
+        self.policy = place / "policy.yaml"
+        self.set_policy()
+        self.driver = PromptDriver(place, "--config", str(self.policy))
         self.artifacts = 0
         self.volumes = 0
         self._shelf = Shelf(LAYERS)
         self._stack = ExitStack()
+
+    def set_policy(self, text: str = _NO_COLLECTION) -> None:
+        """Write the policy that the next start of the driver goes by; by default, nothing is collected unasked."""
+        self.policy.write_text(f"{text}\n")
 
     @property
     def blobs(self) -> int:
@@ -64,6 +71,10 @@ class Grown:
         _together(lambda number: self.publish(number, str(number)), range(self.volumes, volumes))
         _together(lambda number: self._end(str(number)), range(volumes, self.volumes))
         self.volumes = volumes
+
+    def forget(self) -> None:
+        """Take it that the artifacts were collected."""
+        self.artifacts = 0
 
     def publish(self, number: int, volume: str) -> None:
         """Publish an artifact, whatever its number, as a volume."""
@@ -96,6 +107,13 @@ class Grown:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+def says(log: Path, event: str, position: int) -> bool:
+    """Say whether a driver has logged an event since its log had so many bytes."""
+    with log.open("rb") as lines:
+        lines.seek(position)
+        return any(f'"event": "{event}"'.encode() in line for line in lines)
 
 
 def _volume_id(volume: str) -> str:

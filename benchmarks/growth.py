@@ -6,10 +6,11 @@ is shown of the grown store is another artifact each time, as pods come.
 
 import os
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.contenders import say
-from benchmarks.figures import Chart, Figure, Goal, Kind, Row, amount
+from benchmarks.figures import Chart, Figure, Goal, Kind, Point, Row, amount
 from benchmarks.grown import Grown
 from benchmarks.memory import MOST_MIB, mebibytes
 from benchmarks.warm import Stopwatch
@@ -22,7 +23,7 @@ _MOST_RATIO = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Point:
+class _Size:
     """What was measured at a size: milliseconds by step in the grown store and in the empty one, and MiB resident."""
 
     artifacts: int
@@ -31,8 +32,13 @@ class _Point:
     empty: dict[str, list[float]]
     resident: float
 
+    @property
+    def beside(self) -> str:
+        """Other volumes that are published."""
+        return f"{self.volumes:,} volume{'s' if self.volumes > 1 else ''}"
+
     def __str__(self) -> str:
-        return f"{self.artifacts:,} artifacts, {self.volumes:,} volume{'s' if self.volumes > 1 else ''}"
+        return f"{self.artifacts:,} artifacts, {self.beside}"
 
     def figure(self, step: str, *, grown: bool) -> Figure:
         """Return the samples of a step, with what they are to the empty store's."""
@@ -79,7 +85,7 @@ def growth(bench: Workbench, _peers: set[str], _runs: int) -> Row:
     return row
 
 
-def _measured(grown: Grown, empty: Grown, calls: int) -> _Point:
+def _measured(grown: Grown, empty: Grown, calls: int) -> _Size:
     """Publish and unpublish in both stores in turn, each first in every other turn."""
     noise = random.Random(grown.artifacts)  # noqa: S311 (which artifact is wanted next)
     watches = [_watch(grown, noise), _watch(empty, noise)]
@@ -87,7 +93,7 @@ def _measured(grown: Grown, empty: Grown, calls: int) -> _Point:
     for number in range(-calls // 10, calls):
         for watch in watches if number % 2 else reversed(watches):
             watch.run(counted=number >= 0)
-    point = _Point(
+    point = _Size(
         artifacts=grown.artifacts,
         volumes=grown.volumes,
         grown=watches[0].samples,
@@ -125,7 +131,7 @@ def memory_goal(who: str, mebi: float) -> Goal:
     return Goal(text=f"under {MOST_MIB} MiB", ours=f"{mebi:.0f} MiB resident, {who}", reached=mebi < MOST_MIB)
 
 
-def _goals(last: _Point) -> list[Goal]:
+def _goals(last: _Size) -> list[Goal]:
     goals = [
         Goal(
             text=f"{name} within {_MOST_RATIO} of the empty store's",
@@ -139,18 +145,34 @@ def _goals(last: _Point) -> list[Goal]:
     return [*goals, memory_goal(str(last), last.resident)]
 
 
-def _charts(points: list[_Point]) -> list[Chart]:
-    charts = []
-    for step in _STEPS:
-        curves: dict[str, list[tuple[float, float]]] = {}
-        for point in points:
-            for name in _PERCENTILES:
-                curve = curves.setdefault(f"{name}, {str(point).partition(', ')[2]}", [])
-                curve.append((point.artifacts, point.ratio(step, name)))
-        title = f"warm {step}, times the empty store's"
-        charts.append(Chart(title=title, x="artifacts", y="times", level=_MOST_RATIO, curves=curves))
-    resident_curves: dict[str, list[tuple[float, float]]] = {}
+def _charts(points: list[_Size]) -> list[Chart]:
+    charts = [
+        _chart(
+            f"warm {step} beside an empty store's",
+            "times",
+            {
+                f"{name}, {beside}": [(point.artifacts, point.ratio(step, name)) for point in some]
+                for beside, some in _by_volumes(points).items()
+                for name in _PERCENTILES
+            },
+            _MOST_RATIO,
+        )
+        for step in _STEPS
+    ]
+    resident_by = {
+        beside: [(point.artifacts, point.resident) for point in some] for beside, some in _by_volumes(points).items()
+    }
+    return [*charts, _chart("resident memory of the driver", "MiB", resident_by, MOST_MIB)]
+
+
+def _by_volumes(points: list[_Size]) -> dict[str, list[_Size]]:
+    found: dict[str, list[_Size]] = {}
     for point in points:
-        resident_curves.setdefault(str(point).partition(", ")[2], []).append((point.artifacts, point.resident))
-    title = "resident memory of the driver"
-    return [*charts, Chart(title=title, x="artifacts", y="MiB", level=MOST_MIB, curves=resident_curves)]
+        found.setdefault(point.beside, []).append(point)
+    return found
+
+
+def _chart(title: str, unit: str, curves: Mapping[str, Sequence[Point]], most: float) -> Chart:
+    sizes = [x for points in curves.values() for x, _ in points]
+    goal = [(min(sizes), most), (max(sizes), most)]
+    return Chart(title=title, x="artifacts in the store", y=unit, curves=curves, goal=goal)

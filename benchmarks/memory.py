@@ -36,7 +36,7 @@ def _watched(bench: Workbench, artifact: Artifact, row: Row) -> Row:
             raise RuntimeError("the driver does not run")
         target = driver.target()
         idle = mebibytes(process.pid, "VmRSS")
-        with _Watch(process.pid) as watch:
+        with Watch(process.pid) as watch:
             publish(driver, target, artifact.reference)
         most = mebibytes(process.pid, "VmHWM")
         driver.unpublish(target)
@@ -49,18 +49,22 @@ def _watched(bench: Workbench, artifact: Artifact, row: Row) -> Row:
     return row
 
 
-class _Watch:
-    """Looks at a process's resident memory while a block runs."""
+class Watch:
+    """Looks at a process's resident memory while a block runs, or until it ends."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, field: str = "VmRSS") -> None:
         self.samples: list[float] = []
         self._pid = pid
+        self._field = field
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def _look(self) -> None:
         while not self._over.wait(_SAMPLE_SECONDS):
-            self.samples.append(mebibytes(self._pid, "VmRSS"))
+            try:
+                self.samples.append(mebibytes(self._pid, self._field))
+            except (OSError, RuntimeError):  # a process that has ended has no memory
+                return
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -5,11 +5,10 @@ published, and until recovery has looked at all that were there.
 """
 
 import time
-from pathlib import Path
 
 from benchmarks.contenders import say
 from benchmarks.figures import Figure, Goal, Kind, Row, amount
-from benchmarks.grown import Grown
+from benchmarks.grown import Grown, says
 from benchmarks.growth import memory_figure, memory_goal, resident
 from benchmarks.workbench import Workbench
 
@@ -62,7 +61,7 @@ def _restarted(store: Grown) -> dict[str, float]:
     seconds = {"serving": time.monotonic() - started}
     store.publish(0, "next")
     seconds["first publish"] = time.monotonic() - started
-    while not _is_recovered(log, position):
+    while not says(log, "recovered", position):
         if time.monotonic() - started > _PATIENCE_SECONDS:
             raise RuntimeError("recovery does not end")
         time.sleep(_LOOK_SECONDS)
@@ -70,9 +69,3 @@ def _restarted(store: Grown) -> dict[str, float]:
     store.unpublish("next")
     say(f"  {', '.join(f'{moment} {took:.3f} s' for moment, took in seconds.items())}")
     return seconds
-
-
-def _is_recovered(log: Path, position: int) -> bool:
-    with log.open("rb") as lines:
-        lines.seek(position)
-        return any(b'"event": "recovered"' in line for line in lines)

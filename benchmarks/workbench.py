@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from benchmarks.archives import Packed, pack
 from benchmarks.content import Sample, samples
 from benchmarks.link import Conditions, Link
+from benchmarks.scale import Scale
 from csi_oras.demo.distribution import Distribution
 from tests.support.artifacts import Layer, Pusher, manifest
 
@@ -36,60 +37,13 @@ _LAYER_SHARES = (0.4, 0.3, 0.15, 0.1, 0.05)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
-    """How much work each row is; sizes in bytes."""
-
-    blob_bytes: int = 2 << 30
-    blobs: int = 4
-    files: int = 1000
-    file_bytes: int = 64 << 10
-    warm_calls: int = 500
-    pods: int = 100
-    herd_blobs: int = 4
-    herd_blob_bytes: int = 256 << 20
-    image_files: int = 20_000
-    image_bytes: int = 1 << 30
-    versions: int = 5
-    version_files: int = 5000
-    version_bytes: int = 256 << 20
-    version_plain_files: int = 1000
-    grown_artifacts: tuple[int, ...] = (10, 1000, 10_000)
-    grown_volumes: tuple[int, ...] = (1, 1000)
-    grown_calls: int = 1000
-    link_rate: int = 100_000_000
-    reset_every: int = 100
-
-
-SMALL = Scale(
-    blob_bytes=20 << 20,
-    blobs=2,
-    files=20,
-    file_bytes=4 << 10,
-    warm_calls=5,
-    pods=5,
-    herd_blobs=2,
-    herd_blob_bytes=1 << 20,
-    image_files=60,
-    image_bytes=1 << 20,
-    versions=2,
-    version_files=40,
-    version_bytes=1 << 20,
-    version_plain_files=20,
-    grown_artifacts=(2, 20),
-    grown_volumes=(1, 10),
-    grown_calls=5,
-    link_rate=20_000_000,
-    reset_every=10,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """An artifact in the registry: its reference, its blobs' digests, their bytes in all, and what archives hold."""
+    """An artifact in the registry: reference, digests and bytes of its blobs, files, and bytes that archives hold."""
 
     reference: str
     digests: tuple[str, ...]
     size: int
+    files: int
     unpacked: int = 0
 
     @property
@@ -115,6 +69,7 @@ class Workbench:
         self._pusher = Pusher(registry.address)
         self._pusher.blob(_REPOSITORY, b"{}")
         self._large: list[Layer] = []
+        self._files: dict[Sample, Layer] = {}
         self._packed: dict[tuple[str, tuple[Sample, ...]], tuple[Layer, str]] = {}
 
     def link(self, *, resets: bool = False) -> Link:
@@ -176,21 +131,35 @@ class Workbench:
         document = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
         config = Layer(content=json.dumps(document).encode(), media_type=_CONFIG_TYPE)
         self._pusher.blob(_REPOSITORY, config.content)
-        return self._artifact(tag, [layer for layer, _ in packed], config, unpacked=_bytes_of(*layers))
+        return self._artifact(tag, [layer for layer, _ in packed], config, packed=layers)
 
     def directory_artifact(self, tag: str, files: Sequence[Sample]) -> Artifact:
         """Return what `oras push` makes of a directory."""
         layer, _ = self._pack(files, directory="files")
-        return self._artifact(tag, [layer], unpacked=_bytes_of(files))
+        return self._artifact(tag, [layer], packed=[files])
 
-    def _artifact(self, tag: str, layers: list[Layer], config: Layer | None = None, unpacked: int = 0) -> Artifact:
+    def files_artifact(self, tag: str, files: Sequence[Sample]) -> Artifact:
+        """Return an artifact of plain files, each a blob; artifacts share them."""
+        return self._artifact(tag, [self._file(sample) for sample in files])
+
+    def _file(self, sample: Sample) -> Layer:
+        if sample not in self._files:
+            content = sample.content()
+            claims = {"digest": self._pusher.blob(_REPOSITORY, content), "size": len(content)}
+            self._files[sample] = Layer(content=b"", title=sample.name, claims=claims)
+        return self._files[sample]
+
+    def _artifact(
+        self, tag: str, layers: list[Layer], config: Layer | None = None, packed: Sequence[Sequence[Sample]] = ()
+    ) -> Artifact:
         descriptors = [layer.descriptor() for layer in layers]
         self._pusher.manifest(_REPOSITORY, tag, manifest(layers, config))
         return Artifact(
             reference=f"{self.registry.address}/{_REPOSITORY}:{tag}",
             digests=tuple(descriptor["digest"] for descriptor in descriptors),
             size=sum(descriptor["size"] for descriptor in descriptors),
-            unpacked=unpacked,
+            files=sum(map(len, packed)) or len(layers),
+            unpacked=sum(sample.size for files in packed for sample in files),
         )
 
     def _pack(self, files: Sequence[Sample], directory: str = "") -> tuple[Layer, str]:
@@ -242,10 +211,6 @@ def in_layers(files: Sequence[Sample]) -> list[list[Sample]]:
     bounds = [round(sum(_LAYER_SHARES[:number]) * 100) for number in range(len(_LAYER_SHARES) + 1)]
     places = {sample: sample.number * 37 % 100 for sample in files}  # 37 and 100 have no factor in common
     return [[sample for sample in files if low <= places[sample] < high] for low, high in itertools.pairwise(bounds)]
-
-
-def _bytes_of(*layers: Sequence[Sample]) -> int:
-    return sum(sample.size for layer in layers for sample in layer)
 
 
 def _content(number: int, size: int) -> Iterator[bytes]:

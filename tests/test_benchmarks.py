@@ -174,8 +174,8 @@ _PARTS = {
     "far": ["far-blob", "far-files", "resume"],
     "resets": ["far-blob-resets", "far-files-resets"],
     "unpack": ["unpack-image", "unpack-directory", "unpack-memory"],
-    "versions": ["versions-directory", "versions-image", "versions-layers"],
-    "growth": ["growth", "restart"],
+    "versions": ["versions-files", "versions-directory", "versions-image", "versions-layers"],
+    "growth": ["growth", "restart", "collection"],
 }
 
 
