@@ -10,7 +10,9 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import csi_oras
 from csi_oras import config, upkeep
@@ -22,10 +24,11 @@ from csi_oras.csi.server import Server, socket_path
 from csi_oras.errors import CsiOrasError
 from csi_oras.store import staging
 from csi_oras.store.verification import Pace, WeeklyPass
-from csi_oras.telemetry.events import Events, Post
+from csi_oras.telemetry.events import Events
 from csi_oras.telemetry.events import Node as Involved
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.server import MetricsServer
+from csi_oras.transfer import labels
 from csi_oras.transfer.prefetch import Observers
 from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
 from csi_oras.transfer.turns import Turns
@@ -34,6 +37,9 @@ from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.volumes import Volumes
+
+if TYPE_CHECKING:
+    from csi_oras.telemetry.cluster import Cluster
 
 _CALLS = 16
 """Calls of the core at a time; each is short, for none waits for the network."""
@@ -64,6 +70,7 @@ class ServeSettings:
     metrics_address: str
     driver_name: str
     service_account_dir: Path
+    label_node: bool
 
 
 def run(settings: ServeSettings) -> None:
@@ -129,7 +136,12 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     await server.start()
     logger.info("serving", endpoint=settings.endpoint, mode=settings.mode, version=csi_oras.__version__)
     if settings.mode != "controller":  # behind the socket: a call waits for its own volume only
-        tasks = [*_tasks(app, recovery), *_truth(settings, app, notices), _prefetch(settings, app, events)]
+        tasks = [
+            *_tasks(app, recovery),
+            *_truth(settings, app, notices),
+            _prefetch(settings, app, events),
+            *_labels(settings, app),
+        ]
         threading.Thread(target=_recover, args=(app, recovery, tasks), name="recovery", daemon=True).start()
     await stopping.wait()
     logger.info("stopping")
@@ -138,17 +150,21 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
 
 def _make_events(settings: ServeSettings, app: Application) -> Events:
     """Return what tells pods; in a cluster only, and where there are pods to tell."""
-    account = settings.service_account_dir
-
-    def connect() -> Post:
-        from csi_oras.telemetry.cluster import Cluster  # noqa: PLC0415 (a library that only pulls in a cluster need)
-
-        return Cluster(account, settings.driver_name, settings.node_id).post
-
-    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and (account / "token").exists()
+    in_cluster = _is_in_cluster(settings)
     if settings.mode != "controller" and not in_cluster:
         logger.info("no service account of a cluster is here: pods get no events")
-    return Events(connect if settings.mode != "controller" and in_cluster else None, app.metrics)
+    is_heard = settings.mode != "controller" and in_cluster
+    return Events((lambda: _connect(settings).post) if is_heard else None, app.metrics)
+
+
+def _is_in_cluster(settings: ServeSettings) -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ and (settings.service_account_dir / "token").exists()
+
+
+def _connect(settings: ServeSettings) -> "Cluster":
+    from csi_oras.telemetry.cluster import Cluster  # noqa: PLC0415 (a library that only pulls in a cluster need)
+
+    return Cluster(settings.service_account_dir, settings.driver_name, settings.node_id)
 
 
 def _make_server(settings: ServeSettings, app: Application, volumes: Volumes, notices: Notices) -> Server:
@@ -196,6 +212,18 @@ def _prefetch(settings: ServeSettings, app: Application, events: Events) -> upke
         app.prefetcher(observers), lambda: [Due(wish=wish.wish, every=wish.every) for wish in app.policy.prefetch]
     )
     return upkeep.Task(name="prefetch", seconds=TICK_SECONDS, action=schedule.tick)
+
+
+def _labels(settings: ServeSettings, app: Application) -> list[upkeep.Task]:
+    """Return the task that labels the node, where that is wanted and there is a cluster."""
+    if not settings.label_node:
+        return []
+    if not _is_in_cluster(settings):
+        logger.warning("no service account of a cluster is here: the node gets no labels")
+        return []
+    connected = cache(partial(_connect, settings))
+    node_labels = labels.NodeLabels(app.wishes, app.catalogue, lambda prefix, wanted: connected().label(prefix, wanted))
+    return [upkeep.Task(name="labels", seconds=labels.TICK_SECONDS, action=node_labels.sync)]
 
 
 def _truth(settings: ServeSettings, app: Application, notices: Notices) -> list[upkeep.Task]:

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from csi_oras.demo.distribution import Distribution
+from csi_oras.oci.reference import Reference
+from csi_oras.transfer.labels import label_of
 from tests.support.access_log import AccessLog
+from tests.support.api_server import ApiServer, refusal
 from tests.support.artifacts import Pusher, files, manifest, sha256
 from tests.support.driver import Driver
 from tests.support.fake_registry import FakeRegistry
@@ -208,3 +212,74 @@ def test_controller_pulls_no_wishes(wishes: WishList, short_path: Path, fake: Fa
     with driver:
         assert states(driver.state) == {}
     assert fake.count() == 0
+
+
+# -- what the cluster is told
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path) as running:
+        yield running
+
+
+def under_prefix(api: ApiServer) -> dict[str, str]:
+    return {key: value for key, value in api.labels.items() if key.startswith("prefetch.csi.oras.land/")}
+
+
+def test_node_is_told_once_of_each_change(
+    wishes: WishList, short_path: Path, api: ApiServer, pusher: Pusher, repository: str
+) -> None:
+    old, new = files(x=b"old"), files(x=b"new")
+    reference = pusher.artifact(repository, old)
+    missing = f"{pusher.address}/{repository}:none"
+    wishes.set(reference, missing)
+    with api.driver(short_path, "--config", str(wishes.path)):
+        wait_for(lambda: len(api.told()) == 2)
+        pusher.artifact(repository, new)
+        wait_for(lambda: len(api.told()) == 3)
+    told = sorted(api.told())
+    assert [reason for reason, _ in told] == ["PrefetchFailed", "Prefetched", "Prefetched"]
+    assert told[0][1].startswith(f"Prefetch failed: {missing}: ")
+    pinned = sorted(f"{reference}@{sha256(manifest(layers))}" for layers in (old, new))
+    assert [message for _, message in told[1:]] == [f"Prefetched artifact {pin}: 3 B" for pin in pinned]
+    for event in api.events:
+        assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "node-1"}
+        assert event["metadata"]["namespace"] == "default"
+        assert event["type"] == ("Warning" if event["reason"] == "PrefetchFailed" else "Normal")
+
+
+def test_labels_of_the_node_follow_what_it_keeps_and_no_others_are_touched(
+    wishes: WishList, short_path: Path, api: ApiServer, pusher: Pusher, repository: str
+) -> None:
+    layers = files(x=b"x")
+    reference = pusher.artifact(repository, layers)
+    api.labels |= {"prefetch.csi.oras.land/stale": "0123456789ab", "team": "a"}
+    wishes.set(reference, reference.replace(":v1", ":none"))
+    with api.driver(short_path, "--config", str(wishes.path), "--label-node"):
+        digest = sha256(manifest(layers)).removeprefix("sha256:")
+        wait_for(lambda: under_prefix(api) == {label_of(Reference.parse(reference)): digest[:12]})
+        wishes.set()
+        wait_for(lambda: under_prefix(api) == {})
+        assert api.labels == {"kubernetes.io/hostname": "node-1", "team": "a"}
+
+
+def test_driver_without_the_flag_touches_no_label(
+    wishes: WishList, short_path: Path, api: ApiServer, pusher: Pusher, repository: str
+) -> None:
+    wishes.set(pusher.artifact(repository, files(x=b"x")))
+    with api.driver(short_path, "--config", str(wishes.path)):
+        api.wait("Prefetched")
+        assert api.seen("/api/v1/nodes") == []
+
+
+def test_labels_that_may_not_be_set_are_complained_of_once_and_wishes_go_on(
+    wishes: WishList, short_path: Path, api: ApiServer, pusher: Pusher, repository: str
+) -> None:
+    api.bend("/api/v1/nodes", lambda _request, _answer: refusal(403, "Forbidden"))
+    reference = pusher.artifact(repository, files(x=b"x"))
+    wishes.set(reference)
+    with api.driver(short_path, "--config", str(wishes.path), "--label-node") as driver:
+        wait_for(lambda: "the labels of the node are not set" in driver.log)
+        wait_for_states(driver.state, {reference: "ready"})
+        assert driver.log.count("the labels of the node are not set") == 1

@@ -1,9 +1,10 @@
-"""The cluster that the driver runs in: events by its API server, with the service account of the driver's own pod.
+"""The cluster that the driver runs in: events and labels, with the service account of the driver's own pod.
 
 The one module that knows the Kubernetes client. It is loaded with the first event.
 """
 
 import ssl
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from lightkube import ApiError, Client, ConfigError, KubeConfig
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event as EventResource
+from lightkube.resources.core_v1 import Node as NodeResource
+from lightkube.types import PatchType
 
 from csi_oras.errors import printable
 from csi_oras.telemetry.bounded import BoundedTransport
@@ -29,7 +32,7 @@ _LONGEST_CAUSE = 300
 
 
 class Cluster:
-    """Writes events as the kubelet does, from `component` on `node`."""
+    """Writes events as the kubelet does, from `component` on `node`, and labels of that node."""
 
     def __init__(self, account: Path, component: str, node: str, seconds: float = _SECONDS) -> None:
         self._account = account
@@ -40,8 +43,26 @@ class Cluster:
 
     def post(self, event: Event) -> tuple[EventOutcome, str]:
         """Create the event, and say what became of it and why."""
+        return self._done(lambda client: client.create(self._resource(event)))
+
+    def label(self, prefix: str, labels: Mapping[str, str]) -> tuple[EventOutcome, str]:
+        """Make `labels` the labels of the node under `prefix`, and say what became of it and why.
+
+        It reads nothing: the answer to a patch shows what else is there.
+        """
+
+        def patch(client: Client) -> None:
+            node = client.patch(NodeResource, self._node, _labelled(labels), patch_type=PatchType.MERGE)
+            there = (node.metadata.labels if node.metadata else None) or {}
+            stale = {key: None for key in there if key.startswith(f"{prefix}/") and key not in labels}
+            if stale:
+                client.patch(NodeResource, self._node, _labelled(stale), patch_type=PatchType.MERGE)
+
+        return self._done(patch)
+
+    def _done(self, action: Callable[[Client], object]) -> tuple[EventOutcome, str]:
         try:
-            self._connected().create(self._resource(event))
+            action(self._connected())
         except Exception as error:  # noqa: BLE001 (beside its own, the client lets through what TLS and decoders raise)
             if refusal := _refusal_behind(error):
                 return self._refusal(refusal)
@@ -107,6 +128,10 @@ class Cluster:
             self.close()
             return EventOutcome.UNREACHABLE, cause
         return EventOutcome.REFUSED, cause
+
+
+def _labelled(labels: Mapping[str, str | None]) -> dict[str, object]:
+    return {"metadata": {"labels": dict(labels)}}
 
 
 def _refusal_behind(error: BaseException | None) -> httpx2.HTTPStatusError | None:

@@ -104,27 +104,31 @@ class Prefetcher:
             StoreBrokenError: the store fails.
         """
         before = self._records.of(str(wish))
-        own = before.get(str(wish)) or WishRecord(wish=str(wish), reference=str(wish))
+        own = before.pop(str(wish), None) or WishRecord(wish=str(wish), reference=str(wish))
         try:
             references, remark = self._meant(wish)
         except CsiOrasError as error:
             self._failed(own, error)
             return False
-        for reference, record in before.items():
-            if reference not in {*map(str, references), own.reference}:
-                self._let_go(record)
         if isinstance(wish.wanted, Reference):
             return self._bring(own, wish.wanted)
+        self._remark(own, remark)
+        meant = {str(reference): reference for reference in references}
+        for reference in before.keys() - meant.keys():
+            self._let_go(before[reference])
+        records = [before.get(reference) or self._add(own.wish, reference) for reference in meant]
+        brought = [self._bring(record, meant[record.reference]) for record in records]
+        return all(brought)
+
+    def _remark(self, own: WishRecord, remark: str) -> None:
+        """Say of a glob what its tags do not say."""
         if remark:
             self._records.put(replace(own, state=WishState.READY, updated=time.time(), error=remark))
         else:
             self._records.drop(own)
-        records = [before.get(str(reference)) or self._add(own.wish, reference) for reference in references]
-        brought = [self._bring(record, reference) for record, reference in zip(records, references, strict=True)]
-        return all(brought)
 
-    def _add(self, wish: str, reference: Reference) -> WishRecord:
-        record = WishRecord(wish=wish, reference=str(reference))
+    def _add(self, wish: str, reference: str) -> WishRecord:
+        record = WishRecord(wish=wish, reference=reference)
         self._records.put(record)
         return record
 
@@ -155,15 +159,17 @@ class Prefetcher:
             return False
         try:
             pulled = self._pull(before, reference)
-            after = replace(before, state=WishState.READY, digest=pulled.artifact, updated=time.time(), error="")
-            self._records.put(after)
-            self._hold(after, pulled)
+            self._hold(before, pulled)
+            now = time.time()
+            self._records.put(replace(before, state=WishState.READY, digest=pulled.artifact, updated=now, error=""))
         except Exception as error:  # noqa: BLE001 (a bug that one artifact shows is nothing to the others)
-            self._failed(before, error)
+            if before.wish in self._wanted:
+                self._failed(before, error)
             return False
         if pulled.artifact != before.digest:
             size = human_size(pulled.size)
-            self._tell(Reason.PREFETCHED, str(reference), f"Prefetched artifact {pulled.reference}: {size}")
+            tell = self._observers.tell
+            tell(Reason.PREFETCHED, str(reference), f"Prefetched artifact {pulled.reference}: {size}")
         return True
 
     def _pull(self, before: WishRecord, reference: Reference) -> PulledArtifact:
@@ -178,7 +184,7 @@ class Prefetcher:
         found = self._puller.find(request)
         if found:
             return found
-        job = self._puller.start(request)
+        job = self._puller.start(request, _holder(before))
         job.progress.begun.add_done_callback(lambda _: self._note_pull(before))
         with self._puller.jobs.waiting(job), self._observers.watch(reference, job.progress):
             return job.future.result()
@@ -189,11 +195,15 @@ class Prefetcher:
 
     def _hold(self, record: WishRecord, pulled: PulledArtifact) -> None:
         """Keep an artifact in place of the one before, unless it was collected since the pull ended."""
-        self._leases.of_wish(_holder(record), [pulled.artifact, pulled.plan])
-        if not pulled.path.exists():
-            raise ArtifactNotFoundError(record.reference, "was collected as soon as it was here", "make room")
+        digests = [pulled.artifact, pulled.plan]
+        with self._leases.of_pull() as lease:
+            lease.add(digests)
+            if not pulled.path.exists():
+                raise ArtifactNotFoundError(record.reference, "was collected as soon as it was here", "make room")
+            self._leases.of_wish(_holder(record), digests)
 
     def _let_go(self, record: WishRecord) -> None:
+        self._puller.jobs.leave(_holder(record))
         self._leases.of_wish(_holder(record), [])
         self._records.drop(record)
         logger.info("no longer kept for node policy", wish=record.wish, reference=record.reference)
@@ -206,13 +216,10 @@ class Prefetcher:
             logger.warning(
                 "prefetch failed", reference=before.reference, cause=message, exc_info=None if known else error
             )
-            self._tell(Reason.PREFETCH_FAILED, before.reference, f"Prefetch failed: {message}")
+            self._observers.tell(Reason.PREFETCH_FAILED, before.reference, f"Prefetch failed: {message}")
         self._records.put(replace(before, state=WishState.FAILED, updated=time.time(), error=message))
-
-    def _tell(self, reason: Reason, about: str, message: str) -> None:
-        self._observers.tell(reason, about, message)
 
 
 def _holder(record: WishRecord) -> str:
-    """Return what holds the lease: a reference may be meant by several wishes, and each holds it."""
+    """Return what holds pull and lease: a reference may be meant by several wishes, and each holds it."""
     return f"{record.wish} {record.reference}"

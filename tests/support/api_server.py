@@ -1,4 +1,4 @@
-"""A Kubernetes API server that takes events, over real TLS, and the service account of a pod that writes them."""
+"""A Kubernetes API server that takes events and a node's labels, over real TLS, and the account of a pod of its own."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from tests.support.planted import planted
 from tests.support.pods import wait_for
 
 _EVENTS = re.compile(r"/api/v1/namespaces/([^/]+)/events")
+_NODE = "/api/v1/nodes/node-1"
 TOKEN = planted("token-of-the-driver")
 
 
@@ -36,6 +37,7 @@ class ApiServer(FakeServer):
         (self.account / "namespace").write_text("csi-oras")
         self.rotate(TOKEN)
         self.events: list[dict[str, Any]] = []
+        self.labels: dict[str, str] = {"kubernetes.io/hostname": "node-1"}
 
     def rotate(self, token: str) -> None:
         """Take another token from now on, as the kubelet has put it into the driver's pod."""
@@ -44,14 +46,27 @@ class ApiServer(FakeServer):
 
     def answer(self, request: Request) -> Answer:
         """The honest answer."""
+        if request.authorization != f"Bearer {self.token}":
+            return refusal(401, "Unauthorized")
+        if (request.method, request.path) == ("PATCH", _NODE):
+            return self._patched(request)
         match = _EVENTS.fullmatch(request.path)
         if match is None or request.method != "POST":
             return refusal(404, "NotFound")
-        if request.authorization != f"Bearer {self.token}":
-            return refusal(401, "Unauthorized")
         event = json.loads(request.body)
         assert event["metadata"]["namespace"] == match[1]
         return Answer(status=201, body=request.body).having(Content_Type="application/json")
+
+    def _patched(self, request: Request) -> Answer:
+        """Merge labels into the node's as RFC 7396 has it: null takes one away."""
+        assert request.headers["Content-Type"] == "application/merge-patch+json"
+        patch = json.loads(request.body)
+        assert list(patch) == ["metadata"]
+        assert list(patch["metadata"]) == ["labels"]
+        merged = {**self.labels, **patch["metadata"]["labels"]}
+        self.labels = {key: value for key, value in merged.items() if value is not None}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "labels": self.labels}}
+        return Answer(body=json.dumps(node).encode()).having(Content_Type="application/json")
 
     def respond(self, request: Request) -> Answer:
         """Keep the event if it is taken."""
