@@ -2,7 +2,6 @@
 
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,42 +15,12 @@ from tests.support.artifacts import Layer
 from tests.support.calls import publish_request
 from tests.support.driver import Driver
 from tests.support.fake_registry import FakeRegistry
-from tests.support.fake_server import Answer, Request
 from tests.support.pods import Pods, wait_for
+from tests.support.pulling import Counted
 
 pytestmark = pytest.mark.needs("root")
 _MIB = 1 << 20
 _BLOBS, _RANGES = 2, 3
-
-
-class Counted:
-    """Answers that wait until they are released, and how many did so at once."""
-
-    def __init__(self) -> None:
-        self.waiting = self.most = 0
-        self._changed = threading.Condition()
-        self._let_through = 0
-
-    def __call__(self, _request: Request, answer: Answer) -> Answer:
-        with self._changed:
-            self.waiting += 1
-            self.most = max(self.most, self.waiting)
-            self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._let_through > 0, 60)
-            self._let_through -= 1
-            self.waiting -= 1
-        return answer
-
-    def wait_for(self, count: int) -> None:
-        """Return when so many wait."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.waiting >= count, 60)
-
-    def release(self, count: int = 1 << 30) -> None:
-        """Let some go, or all."""
-        with self._changed:
-            self._let_through += count
-            self._changed.notify_all()
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ class Gate:
         """Let `count` more bytes through, and hold what comes after them."""
         with self._changed:
             self._limit = self._passed + count
+            self._changed.notify_all()
 
     def open(self) -> None:
         """Hold nothing any more."""
