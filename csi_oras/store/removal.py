@@ -21,8 +21,10 @@ from csi_oras.store.objects import objects_locked
 from csi_oras.store.paths import StatePaths, store_errors
 from csi_oras.store.staging import empty, staging
 
-_GROUP = 64
+_GROUP = 16
 """Decisions that share a transaction; publishes wait for it to end."""
+_BLOBS = 256
+"""Blobs that share one."""
 
 
 class Remover:
@@ -92,7 +94,11 @@ class _Group:
         finally:
             empty(self._directory)  # also when the records cannot be changed: this is what makes room
         unowned = [decision for decision in decisions if decision.kind in (Kind.BLOB, Kind.PACKED)]
-        gone = self._remove_blobs({*blobs, *(decision.digest for decision in unowned)}, unowned)
+        packed = {decision.digest for decision in unowned if decision.kind is Kind.PACKED}
+        waiting = iter({*blobs, *(decision.digest for decision in unowned)})
+        gone = set()
+        while some := list(islice(waiting, _BLOBS)):
+            gone |= self._remove_blobs(some, packed)
         removed += [decision for decision in unowned if decision.digest in gone]
         removed += [
             decision for decision in decisions if decision.kind is Kind.INGEST and self._remove_ingest(decision)
@@ -131,9 +137,8 @@ class _Group:
         with suppress(FileNotFoundError):
             tree.rename(self._aside())
 
-    def _remove_blobs(self, digests: set[str], unowned: Sequence[Decision]) -> set[str]:
-        """Remove blobs that nobody owns, or counts on, or that are only packed, and return which."""
-        packed = {decision.digest for decision in unowned if decision.kind is Kind.PACKED}
+    def _remove_blobs(self, digests: Sequence[str], packed: set[str]) -> set[str]:
+        """Remove blobs that nobody owns or counts on, `packed` ones though they are owned, and return which."""
         gone = set()
         try:
             with self._database.transaction():
