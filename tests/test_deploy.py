@@ -13,8 +13,10 @@ from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR
 from csi_oras.cli.serve import serve
 from csi_oras.config import Policy, parse
 from csi_oras.csi import controller
+from csi_oras.oci.reference import Reference
 from csi_oras.registry import credentials
 from csi_oras.telemetry.secrets import Secret
+from csi_oras.transfer import labels
 from csi_oras.volume import attributes
 from csi_oras.volume.templates import claim_variables, pod_variables
 
@@ -313,3 +315,54 @@ def test_role_of_the_example_is_for_its_secret_alone() -> None:
     (secret,), (role,) = of_kind("Secret", objects), of_kind("Role", objects)
     (rule,) = role["rules"]
     assert (rule["resourceNames"], rule["verbs"]) == ([secret["metadata"]["name"]], ["get"])
+
+
+# -- the component that labels nodes
+
+COMPONENT = BASE / "components" / "node-labels"
+LABELS = read(COMPONENT / "kustomization.yaml")[0]
+LABELLING = [found for name in LABELS["resources"] for found in read(COMPONENT / name)]
+
+
+def test_component_names_every_manifest_beside_it() -> None:
+    assert {*LABELS["resources"], "kustomization.yaml"} == {path.name for path in COMPONENT.glob("*.yaml")}
+
+
+def test_component_gives_the_driver_its_flag() -> None:
+    (patch,) = LABELS["patches"]
+    (workload,) = of_kind("DaemonSet")
+    assert patch["target"] == {"kind": "DaemonSet", "name": workload["metadata"]["name"]}
+    test, add = yaml.safe_load(patch["patch"])
+    assert (test["op"], test["value"]) == ("test", pod_of("DaemonSet")["containers"][0]["name"])
+    arguments = [*containers("DaemonSet")["csi-oras"]["args"][1:], "--node-id=node-1"]
+    assert serve.make_context("serve", list(arguments)).params["label_node"] is False
+    assert serve.make_context("serve", [*arguments, add["value"]]).params["label_node"] is True
+
+
+def test_component_allows_the_driver_to_patch_nodes_and_no_more() -> None:
+    (role,), (binding,) = of_kind("ClusterRole", LABELLING), of_kind("ClusterRoleBinding", LABELLING)
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [s["name"] for s in binding["subjects"]] == [pod_of("DaemonSet")["serviceAccountName"]]
+
+
+def test_admission_holds_for_the_account_that_may_patch_nodes_and_for_our_prefix() -> None:
+    (policy,) = of_kind("ValidatingAdmissionPolicy", LABELLING)
+    (binding,) = of_kind("ValidatingAdmissionPolicyBinding", LABELLING)
+    (subject,) = of_kind("ClusterRoleBinding", LABELLING)[0]["subjects"]
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    (condition,) = policy["spec"]["matchConditions"]
+    user = f"system:serviceaccount:{subject['namespace']}:{subject['name']}"
+    assert condition["expression"] == f"request.userInfo.username == '{user}'"
+    prefixes = {p for v in policy["spec"]["validations"] for p in re.findall(r"startsWith\('(.*?)'\)", v["expression"])}
+    assert prefixes == {f"{labels.PREFIX}/"}
+
+
+def test_pod_of_the_example_goes_by_the_label_of_its_artifact() -> None:
+    (pod,) = of_kind("Pod", read(BASE / "examples" / "prefetched.yaml"))
+    affinity = pod["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    (expression,) = affinity[0]["preference"]["matchExpressions"]
+    (volume,) = inline_volumes([pod])
+    reference = Reference.parse(volume["csi"]["volumeAttributes"]["reference"])
+    assert expression == {"key": labels.label_of(reference), "operator": "Exists"}

@@ -17,6 +17,7 @@ from csi_oras.cli.output import console
 from csi_oras.oci.reference import Reference
 from csi_oras.store.wishes import WishRecord, WishState
 from csi_oras.telemetry.progress import Progress
+from csi_oras.transfer.labels import label_of
 from csi_oras.transfer.prefetch import Observers
 
 _STYLES = {WishState.READY: "green", WishState.FAILED: "red", WishState.PULLING: "cyan", WishState.WAITING: ""}
@@ -92,6 +93,7 @@ def _document(record: WishRecord) -> dict[str, Any]:
         "state": str(record.state),
         "updated": _time(record.updated),
         "error": record.error,
+        "label": label_of(Reference.parse(record.reference)) if record.digest else "",
     }
 
 
