@@ -17,6 +17,7 @@ from tests.support.fake_server import Answer, FakeServer, Request
 from tests.support.planted import planted
 
 _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<rest>.+|uploads/)")
+_TAGS = re.compile(r"/v2/(?P<name>.+)/tags/list")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -95,6 +96,8 @@ class FakeRegistry(FakeServer):
     def _serve(self, request: Request) -> Answer:
         if request.path == "/v2/":
             return Answer(body=b"{}")
+        if tags := _TAGS.fullmatch(request.path):
+            return self._tags(tags["name"])
         match = _ROUTE.fullmatch(request.path)
         if match is None:
             return _error(404, "NOT_FOUND")
@@ -117,11 +120,17 @@ class FakeRegistry(FakeServer):
             return request.authorization in {basic(*pair) for pair in self._users.items()}
         scopes = self._tokens.get(request.authorization.removeprefix("Bearer "), set())
         action = "pull" if request.method in ("GET", "HEAD") else "push"
-        match = re.match(r"/v2/(.+)/(?:manifests|blobs)/", request.path)
+        match = re.match(r"/v2/(.+)/(?:manifests|blobs|tags)/", request.path)
         return match is not None and any(
             scope.rpartition(":")[0] == f"repository:{match[1]}" and action in scope.rpartition(":")[2].split(",")
             for scope in scopes
         )
+
+    def _tags(self, name: str) -> Answer:
+        if name not in self.manifests:
+            return _error(404, "NAME_UNKNOWN")
+        tags = sorted(tag for tag in self.manifests[name] if ":" not in tag)
+        return Answer(body=json.dumps({"name": name, "tags": tags}).encode()).having(Content_Type="application/json")
 
     def _manifest(self, request: Request, name: str, identifier: str) -> Answer:
         if request.method == "PUT":
