@@ -19,6 +19,7 @@ from csi_oras.registry.providers import ProviderSettings
 from csi_oras.registry.registries import Registries
 from csi_oras.registry.service_accounts import ServiceAccountRule
 from csi_oras.registry.transport import Transport
+from csi_oras.store import sharing
 from csi_oras.store.catalogue import Catalogue
 from csi_oras.store.collection import Collector
 from csi_oras.store.content import ContentStore
@@ -171,6 +172,17 @@ class Application:
         for state in WishState:
             self.metrics.prefetch_artifacts.labels(state).set(wishes[state])
         self.metrics.pulls_in_flight.set(self.puller.jobs.running)
+
+    def measure_sharing(self) -> None:
+        """Bring the gauges up to date that take a longer look at the store.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        found = sharing.measure(self.paths)
+        self.metrics.store_shown.set(found.shown)
+        self.metrics.store_saved.labels("links").set(found.saved_by_links)
+        self.metrics.store_saved.labels("reflinks").set(found.saved_by_reflinks)
 
     def close(self) -> None:
         """Begin nothing more and let go of the store; unfinished pulls go on after the next start."""

@@ -47,6 +47,8 @@ _RESOLVES = 16
 """Tags that a controller asks one registry for at a time."""
 _COLLECT_SECONDS = 60.0
 """How often the store is measured, and tidied if it is above its high watermark."""
+_SHARING_SECONDS = 900.0
+"""How often it is measured what links and clones save, which looks at each blob and unpacked file."""
 _VIEWS_SECONDS = 600.0
 """How often the views are put in order, a third of a second's work for 10,000; pulls and collections see to theirs."""
 _VERIFY_SECONDS = 3600.0
@@ -197,6 +199,7 @@ def _tasks(app: Application, recovery: Recovery) -> list[upkeep.Task]:
     """Return what a node's driver does when nobody asks; a controller keeps no store."""
     return [
         upkeep.Task(name="collect", seconds=_COLLECT_SECONDS, action=app.collector.tidy),
+        upkeep.Task(name="sharing", seconds=_SHARING_SECONDS, action=app.measure_sharing),
         upkeep.Task(name="views", seconds=_VIEWS_SECONDS, action=app.views.reconcile),
         upkeep.Task(name="reconcile", seconds=_RECONCILE_SECONDS, action=recovery.reconcile),
     ]

@@ -29,9 +29,11 @@ from csi_oras.store.paths import StatePaths
 from csi_oras.store.removal import Remover
 from csi_oras.store.sharing import Share, Shares, measure, on_disk
 from csi_oras.store.trees import TreeStore
-from tests.support.disks import disk
+from tests.support.loop_disk import loop_disk
 
 _KEY = (Platform("linux", "amd64"), Selection().key)
+_DISK_MEBIBYTES = 320
+"""mkfs.xfs makes nothing below 300; the file is sparse."""
 _LARGE = 3 << 20
 """So many bytes that their blocks are what counts."""
 
@@ -93,8 +95,8 @@ def shelf(tmp_path: Path) -> Shelf:
 
 @pytest.fixture(params=["btrfs", "xfs"])
 def sharing_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    with disk(request.param, tmp_path) as mounted:
-        yield mounted
+    with loop_disk(tmp_path / "disk", f"mkfs.{request.param}", "-q", mebibytes=_DISK_MEBIBYTES):
+        yield tmp_path / "disk"
 
 
 def du(*paths: Path) -> int:

@@ -124,11 +124,11 @@ class Catalogue:
     def artifacts(self) -> list[CataloguedArtifact]:
         """Return every artifact, the one used last first."""
         rows = self._database.query(
-            "SELECT a.digest, a.bytes, a.last_used,"
-            " (SELECT count(*) FROM volumes v WHERE v.artifact = a.digest AND v.state = 'published'),"
+            "SELECT a.digest, a.bytes, a.last_used, coalesce(v.volumes, 0),"
             " (SELECT group_concat(t.repository || ':' || t.tag, ' ') FROM tags t WHERE t.root IN"
             "   (SELECT root FROM plans p WHERE p.artifact = a.digest))"
-            " FROM artifacts a ORDER BY a.last_used DESC"
+            " FROM artifacts a LEFT JOIN (SELECT artifact, count(*) AS volumes FROM volumes"
+            "   WHERE state = 'published' GROUP BY artifact) v ON v.artifact = a.digest ORDER BY a.last_used DESC"
         )
         return [
             CataloguedArtifact(

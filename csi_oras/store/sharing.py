@@ -8,13 +8,16 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from csi_oras import kernel
 from csi_oras.oci.digest import Digest
 from csi_oras.store.database import Database
 from csi_oras.store.paths import StatePaths, store_errors
 from csi_oras.store.space import BLOCK
+
+_BLOB_MODE = "0444"
+"""Of what shows a blob by a link, and needs no clone."""
 
 
 @dataclass(slots=True)
@@ -39,11 +42,11 @@ class Files:
 class Sharing:
     """What the store holds, in bytes; `hidden` are the blobs that no tree shows, such as layers that were unpacked."""
 
-    blobs: Files
-    hidden: Files
-    objects: Files
-    unfinished: int
-    saved_by_reflinks: int
+    blobs: Files = field(default_factory=Files)
+    hidden: Files = field(default_factory=Files)
+    objects: Files = field(default_factory=Files)
+    unfinished: int = 0
+    saved_by_reflinks: int = 0
 
     @property
     def shown(self) -> int:
@@ -84,6 +87,21 @@ def on_disk(paths: StatePaths) -> int:
     with store_errors("store"):
         sizes = {status.st_ino: status.st_blocks * BLOCK for status in _below(str(paths.root))}
         return sum(sizes.values()) - sum(_clones(paths).values())
+
+
+def local_bytes(paths: StatePaths, database: Database) -> dict[str, int]:
+    """Return for each artifact, by its digest, the bytes that a volume can see of it now, at most; none without a tree.
+
+    Raises:
+        StoreBrokenError: the store fails.
+    """
+    with store_errors("store"):
+        trees = {f"sha256:{entry.name}" for entry in os.scandir(paths.trees)}
+    local: dict[str, int] = {}
+    for artifact, plan, size in database.query("SELECT artifact, plan, bytes FROM plans"):
+        if plan in trees:
+            local[artifact] = max(size, local.get(artifact, 0))
+    return local
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,20 +200,19 @@ def _objects(paths: StatePaths) -> Iterator[tuple[str, os.stat_result]]:
 
 def _clones(paths: StatePaths) -> dict[int, int]:
     """Return objects by their numbers, with the bytes on disk that each has in common with the blob of its digest."""
-    blobs = {entry.name for entry in os.scandir(paths.blobs / "sha256")}
     clones = {}
     for entry in os.scandir(paths.objects):
-        name = entry.name.partition("-")[0]
-        if name in blobs and (common := _in_common(entry.path, f"{paths.blobs}/sha256/{name}")):
+        digest, _, mode = entry.name.partition("-")
+        if mode != _BLOB_MODE and (common := _in_common(f"{paths.blobs}/sha256/{digest}", entry.path)):
             clones[entry.inode()] = common
     return clones
 
 
-def _in_common(one: str, other: str) -> int:
-    with suppress(OSError), open(one, "rb") as ours, open(other, "rb") as theirs:  # noqa: PTH123 (texts, as above)
+def _in_common(blob: str, clone: str) -> int:
+    with suppress(OSError), open(blob, "rb") as ours, open(clone, "rb") as theirs:  # noqa: PTH123 (there are thousands)
         places = kernel.shared_extents(ours.fileno())
         return sum(size for _, size in places & kernel.shared_extents(theirs.fileno())) if places else 0
-    return 0  # it is gone, or the file system shares nothing
+    return 0  # there is no such blob, or the file system shares nothing
 
 
 def _below(path: str) -> Iterator[os.stat_result]:

@@ -122,6 +122,14 @@ class Metrics:
         self.store_bytes = self._gauge("csi_oras_store_bytes", "Bytes in the store, counted once a minute.", ("state",))
         self.store_available = self._gauge("csi_oras_store_available_bytes", "Bytes free in the store's file system.")
         self.store_capacity = self._gauge("csi_oras_store_capacity_bytes", "Bytes of the store's file system.")
+        self.store_shown = self._gauge(
+            "csi_oras_store_shown_bytes", "Bytes that volumes can see, measured every quarter of an hour."
+        )
+        self.store_saved = self._gauge(
+            "csi_oras_store_saved_bytes",
+            "Bytes on disk that are saved because files are stored once, measured every quarter of an hour.",
+            ("by",),
+        )
         Info("csi_oras_build", "The running release.", registry=self.registry).info({"version": version})
         self._lock = threading.Lock()
         self._registries: set[str] = set()
