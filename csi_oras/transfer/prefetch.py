@@ -112,11 +112,11 @@ class Prefetcher:
             return False
         if isinstance(wish.wanted, Reference):
             return self._bring(own, wish.wanted)
-        self._remark(own, remark)
         meant = {str(reference): reference for reference in references}
+        records = [before.get(reference) or self._add(own.wish, reference) for reference in meant]
         for reference in before.keys() - meant.keys():
             self._let_go(before[reference])
-        records = [before.get(reference) or self._add(own.wish, reference) for reference in meant]
+        self._remark(own, remark)  # last: a wish without any record would be taken for a new one
         brought = [self._bring(record, meant[record.reference]) for record in records]
         return all(brought)
 
