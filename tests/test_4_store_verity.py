@@ -75,7 +75,7 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> Sealed:
 
 @pytest.fixture
 def verity_disk(short_path: Path) -> Iterator[StatePaths]:
-    with loop_disk(short_path / "disk", "mkfs.ext4", "-q", "-O", "verity"):
+    with loop_disk(short_path / "disk", "mkfs.ext4", "-q", "-b", "4096", "-O", "verity"):
         yield StatePaths.create(short_path / "disk" / "state")
 
 
