@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 AT_FDCWD = -100
@@ -34,6 +35,9 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1
+_FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
 _STATX_MNT_ID = 0x1000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 _STATX_ATTR_VERITY = 0x100000
@@ -152,6 +156,21 @@ def move_mount(source: int, directory: int, name: str) -> None:
         _MOVE_MOUNT, ctypes.c_int(source), b"", ctypes.c_int(directory), os.fsencode(name),
         ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
     )  # fmt: skip
+
+
+def new_mount(filesystem: str, options: Mapping[str, str], attributes: int) -> int:
+    """Make a detached mount of a file system of its own; no option may have more than 255 bytes (Linux 5.2)."""
+    context = _syscall(_FSOPEN, filesystem.encode(), ctypes.c_uint(_FSOPEN_CLOEXEC))
+    try:
+        for key, value in options.items():
+            _syscall(
+                _FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_SET_STRING), key.encode(),
+                os.fsencode(value), ctypes.c_int(0),
+            )  # fmt: skip
+        _syscall(_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_CMD_CREATE), None, None, ctypes.c_int(0))
+        return _syscall(_FSMOUNT, ctypes.c_int(context), ctypes.c_uint(_FSMOUNT_CLOEXEC), ctypes.c_uint(attributes))
+    finally:
+        os.close(context)
 
 
 def syncfs(descriptor: int) -> None:

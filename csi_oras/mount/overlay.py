@@ -1,0 +1,69 @@
+"""Overlays: what a pod writes goes into a directory of its own, above a tree that stays as it is.
+
+Directories are copied up and never redirected, and files whole, so that the upper directory says by itself what was
+written: regular files, directories, links, and the whiteouts and opaque directories of overlayfs (Linux,
+Documentation/filesystems/overlayfs.rst).
+"""
+
+import os
+from pathlib import Path
+
+from csi_oras import kernel
+from csi_oras.errors import StoreBrokenError, VolumeBusyError, printable
+from csi_oras.mount.target import Target
+
+_OPTIONS = {"redirect_dir": "off", "metacopy": "off", "index": "off", "xino": "off"}
+_MOST_STACKED = 100
+
+
+def attach(lower: Path, upper: Path, work: Path, target: Target, *, noexec: bool) -> None:
+    """Show `lower` at `target`, writable into `upper`, without set-id bits or devices, and without execution if asked.
+
+    Raises:
+        StoreBrokenError: the kernel refuses.
+    """
+    options = {
+        "source": "csi-oras",
+        "lowerdir": _escaped(lower),
+        "upperdir": _escaped(upper),
+        "workdir": _escaped(work),
+        **_OPTIONS,
+    }
+    attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | (kernel.MOUNT_ATTR_NOEXEC if noexec else 0)
+    try:
+        detached = kernel.new_mount("overlay", options, attributes)
+        try:
+            kernel.mount_setattr(detached, 0, propagation=kernel.MS_PRIVATE)
+            kernel.move_mount(detached, target.parent, target.name)
+        finally:
+            os.close(detached)
+    except OSError as error:
+        raise StoreBrokenError(
+            f"target {printable(target.path, 300)}",
+            f"the kernel refuses the overlay ({error.strerror})",
+            "writable volumes need Linux 5.12, and a state directory of a short path on ext4, xfs or btrfs",
+        ) from error
+
+
+def detach(target: Target) -> None:
+    """Take away what is mounted at `target`; never while somebody may still write.
+
+    Raises:
+        VolumeBusyError: it is in use.
+    """
+    for _ in range(_MOST_STACKED):
+        if not target.is_mounted():
+            return
+        try:
+            kernel.unmount(target.link, kernel.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            raise VolumeBusyError(
+                f"target {printable(target.path, 300)}",
+                f"is still written to, or cannot be unmounted ({error.strerror})",
+                "it is tried again",
+            ) from error
+
+
+def _escaped(path: Path) -> str:
+    """Return a path as an option of overlayfs, which takes colons and commas for separators."""
+    return str(path).replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
