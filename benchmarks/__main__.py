@@ -51,6 +51,12 @@ ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "restart": restart,
     "collection": collection,
 }
+GROUPS = {
+    "store": (
+        "growth", "restart", "collection", "versions-files", "versions-directory", "versions-image", "versions-layers",
+    ),
+}  # fmt: skip
+"""Rows that belong together, in the order in which they share what they need."""
 _OWN_NAMESPACE = "CSI_ORAS_BENCH_NAMESPACE"
 
 
@@ -64,18 +70,19 @@ def main(arguments: Sequence[str]) -> None:
     peers = machine.present()
     with workbench(options.directory, _scale(options)) as bench:
         circumstances = _circumstances(arguments, bench.directory, peers)
-        rows = [_measured(name, bench, peers, options.runs) for name in options.only or ROWS]
+        rows = [_measured(name, bench, peers, options.runs) for name in _wanted(options.only)]
     summary = report.summary(rows, circumstances)
     print(summary, report.everybody(rows), sep="\n\n")
     if options.markdown:
         options.markdown.write_text(summary + "\n")
     if options.plot:
-        caption = (
-            f"{circumstances.date}, {circumstances.machine['cores']}, csi-oras {circumstances.versions['csi-oras']}"
-        )
-        plot.draw([chart for row in rows for chart in row.charts], caption, options.plot)
+        plot.draw([chart for row in rows for chart in row.charts], report.caption(circumstances), options.plot)
     if options.json:
         report.write_json(options.json, rows, circumstances)
+
+
+def _wanted(named: list[str] | None) -> list[str]:
+    return [row for name in named or ROWS for row in GROUPS.get(name, (name,))]
 
 
 def _scale(options: argparse.Namespace) -> Scale:
@@ -96,15 +103,17 @@ def _measured(name: str, bench: Workbench, peers: set[str], runs: int) -> Row:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     rows = "\n".join(f"  {name:20}{row.__doc__}" for name, row in ROWS.items())
+    groups = "\n".join(f"  {name:20}{', '.join(members)}" for name, members in GROUPS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure us and the peers that are on PATH, in turn, on the same work.",
-        epilog=f"rows:\n{rows}",
+        epilog=f"rows:\n{rows}\n\ngroups:\n{groups}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--only", action="append", choices=ROWS, metavar="ROW", help="a row to run (again for more), all by default"
-    )
+        "--only", action="append", choices=[*ROWS, *GROUPS], metavar="ROW",
+        help="a row or a group to run (again for more), all by default",
+    )  # fmt: skip
     parser.add_argument("--runs", type=int, default=3, help="rounds that count, of the rows that have rounds")
     parser.add_argument("--small", action="store_true", help="tiny work: shows that all of it runs, measures nothing")
     parser.add_argument("--blob-mib", type=int, metavar="MIB", help="size of a large blob, 2048 by default")

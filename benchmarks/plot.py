@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from benchmarks.figures import Chart
+from benchmarks.figures import Chart, Point
 
 _COLUMNS = 2
 _WIDTH, _HEIGHT = 460, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 96, 44
-_LEGEND_LINE, _LEGEND_COLUMN = 16, 200
+_LEGEND_TOP, _LEGEND_LINE, _LEGEND_COLUMN = 40, 16, 200
 _LONGEST_IN_COLUMN = 25
+_INSET = 20
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Told apart also by those who do not see all colours (Okabe and Ito)."""
 _STEPS = (1, 2, 2.5, 5, 10)
@@ -53,33 +54,36 @@ class _Panel:
         return lines
 
     def _curves(self) -> list[str]:
-        lines = []
-        named = [
-            (name, points, f'class="curve" stroke="{colour}"', colour)
+        drawn = [
+            (name, points, f'class="curve" stroke="{colour}"', f'fill="{colour}"')
             for (name, points), colour in zip(self._chart.curves.items(), _COLOURS, strict=False)
         ]
-        if self._chart.goal:
-            named.append(("goal", self._chart.goal, 'class="goal"', ""))
-        columns = 1 if max(len(name) for name, *_ in named) > _LONGEST_IN_COLUMN else 2
-        for number, (name, points, style, colour) in enumerate(named):
-            x, y = _LEFT + number % columns * _LEGEND_COLUMN, 40 + number // columns * _LEGEND_LINE
-            lines.append(f'<path {style} d="M{x} {y - 4}h22"/>' + _text(x + 28, y, name))
-            path = "L".join(f"{self._x(x):.1f} {self._y(y):.1f}" for x, y in points)
-            lines.append(f'<path {style} d="M{path}"/>')
-            if colour:
-                lines += [
-                    f'<circle r="3" fill="{colour}" cx="{self._x(x):.1f}" cy="{self._y(y):.1f}"/>' for x, y in points
-                ]
+        drawn.append(("goal", self._chart.goal, 'class="goal"', 'fill="none"'))
+        columns = 1 if max(len(name) for name, *_ in drawn) > _LONGEST_IN_COLUMN else 2
+        lines = []
+        for number, (name, points, style, dot) in enumerate(drawn):
+            across, down = number % columns * _LEGEND_COLUMN, number // columns * _LEGEND_LINE
+            lines += self._legend(_LEFT + across, _LEGEND_TOP + down, name, style)
+            lines += self._curve(points, style, dot)
         return lines
+
+    def _legend(self, x: float, y: float, name: str, style: str) -> list[str]:
+        return [f'<path {style} d="M{x} {y - 4}h22"/>', _text(x + 28, y, name)]
+
+    def _curve(self, points: Sequence[Point], style: str, dot: str) -> list[str]:
+        places = [(self._x(x), self._y(y)) for x, y in points]
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        dots = [f'<circle r="3" {dot} cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in places]
+        return [f'<path {style} d="M{path}"/>', *dots]
 
     def _x(self, value: float) -> float:
         first, last = self._across[0], self._across[-1]
         if first == last:
-            return _LEFT
+            return _LEFT + _INSET
         share = (value - first) / (last - first)
         if first > 0 and last / first >= _LOGARITHMIC_FROM:
             share = math.log(value / first) / math.log(last / first)
-        return _LEFT + 14 + share * (_WIDTH - _LEFT - _RIGHT - 40)
+        return _LEFT + _INSET + share * (_WIDTH - _LEFT - _RIGHT - 2 * _INSET)
 
     def _y(self, value: float) -> float:
         return _HEIGHT - _BOTTOM - value / self._ticks[-1] * (_HEIGHT - _TOP - _BOTTOM)

@@ -62,6 +62,12 @@ def _head(rows: list[Row], circumstances: Circumstances) -> list[str]:
     return [*head, "", CONDITIONS]
 
 
+def caption(circumstances: Circumstances) -> str:
+    """Return in a line what was measured when and where."""
+    machine, version = circumstances.machine, circumstances.versions["csi-oras"]
+    return f"csi-oras {version}, {circumstances.date}, {machine['cores']}, load before {machine['load before']}"
+
+
 def _line(row: Row, figure: Figure) -> str:
     work = row.work if figure is row.figures[0] else ""
     tail = amount(figure.percentile(99), figure.unit) if len(figure.samples) >= 100 else ""

@@ -12,15 +12,17 @@ import tarfile
 import time
 import urllib.request
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks.__main__ import ROWS
+from benchmarks.__main__ import GROUPS, ROWS
 from benchmarks.archives import pack
 from benchmarks.content import samples, versions
 from benchmarks.disk import usage_of
-from benchmarks.figures import Figure, Kind, Row, paired_ratio
+from benchmarks.figures import Chart, Figure, Kind, Row, paired_ratio
 from benchmarks.link import Conditions, Link
+from benchmarks.plot import draw
 from csi_oras.demo.distribution import Distribution
 from tests.support.artifacts import Pusher
 
@@ -116,6 +118,22 @@ def test_best_peer_of_a_row_that_some_fail_is_who_does_it() -> None:
     assert (goal.peer, goal.ratio, goal.reached) == ("whole 4 s; broken failed in 1 of 2 rounds", "2.00", False)
 
 
+def test_plot_has_every_point_in_its_box_and_names_as_text(tmp_path: Path) -> None:
+    curves = {"a & b": [(10, 0.9), (1000, 1.1), (10_000, 2.3)], "<c>": [(10, 1.0), (10_000, 1.0)]}
+    chart = Chart(title="how it grows", x="artifacts", y="times", curves=curves, goal=[(10, 1.2), (10_000, 1.2)])
+    draw([chart, chart], "a caption", tmp_path / "plot.svg")
+    svg = ET.parse(tmp_path / "plot.svg").getroot()  # noqa: S314 (our own)
+    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"how it grows", "a & b", "<c>", "goal", "10", "1,000", "10,000", "a caption"} <= set(texts)
+    dots = [
+        (float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in svg.iter("{http://www.w3.org/2000/svg}circle")
+    ]
+    assert len(dots) == 14
+    assert all(0 < x < 460 and 0 < y < 320 for x, y in dots)
+    first, middle, last = (dot[1] for dot in dots[:3])
+    assert first > middle > last, "what is more is not drawn higher"
+
+
 def test_goal_of_a_row_that_we_fail_is_not_reached() -> None:
     row = Row(name="row", work="work")
     row.figures = [_figure(math.inf), _figure(math.inf, who="them", kind=Kind.PEER)]
@@ -181,6 +199,7 @@ _PARTS = {
 
 def test_parts_are_all_rows() -> None:
     assert {row for rows in _PARTS.values() for row in rows} == set(ROWS)
+    assert {row for rows in GROUPS.values() for row in rows} <= set(ROWS)
 
 
 @pytest.mark.needs("root", "registry")
