@@ -20,8 +20,6 @@ from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.labels import label_of
 from csi_oras.transfer.prefetch import Observers
 
-_STYLES = {WishState.READY: "green", WishState.FAILED: "red", WishState.PULLING: "cyan", WishState.WAITING: ""}
-
 
 @click.command("prefetch", short_help="List what node policy wishes for, and how far it is.")
 @click.option("--now", is_flag=True, help="Bring all of it up to date first; goes with --config.")
@@ -47,7 +45,7 @@ def prefetch(now: bool, as_json: bool, **options: Any) -> None:  # noqa: FBT001 
         known = {record.wish for record in records}
         records += [WishRecord(wish=wish, reference=wish) for wish in wishes if wish not in known]
     unique = {record.reference: record for record in records}  # several wishes may mean the same
-    show(list(unique.values()), as_json=as_json)
+    _show(list(unique.values()), as_json=as_json)
     if not done:
         sys.exit(1)
 
@@ -63,8 +61,7 @@ def _bring(app: Application) -> bool:
     return all(brought)
 
 
-def show(records: list[WishRecord], *, as_json: bool) -> None:
-    """Print records as a document or as a table."""
+def _show(records: list[WishRecord], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_document(record) for record in records]))
         return
@@ -78,7 +75,7 @@ def show(records: list[WishRecord], *, as_json: bool) -> None:
             record.digest.short if record.digest else "",
             _time(record.updated) or "",
             record.error,
-            style=_STYLES[record.state] if record.state is WishState.FAILED else "",
+            style="red" if record.state is WishState.FAILED else "",
         )
     if records:
         console().print(table)
