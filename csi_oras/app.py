@@ -149,7 +149,7 @@ class Application:
         Raises:
             StoreBrokenError: the store cannot be used.
         """
-        self.database.query("SELECT 1")
+        self.database.check()
         os.statvfs(self.paths.root)
         if not os.access(self.paths.blobs, os.W_OK):
             raise StoreBrokenError("store", "cannot be written", "look at the node's disk")

@@ -1,4 +1,5 @@
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,51 @@ def test_sound_database_keeps_its_records(path: Path) -> None:
     filled(path)
     assert VolumeRecords(Database(path)).all() == [_RECORD]
     assert list(path.parent.glob("*.corrupt-*")) == []
+
+
+def test_record_that_rotted_counts_as_absent_and_harms_no_other(path: Path) -> None:
+    filled(path)
+    records = VolumeRecords(Database(path))
+    for volume_id in ("v2", "v3"):
+        records.put(replace(_RECORD, volume_id=volume_id))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE volumes SET state = CAST(X'7075ff' AS TEXT) WHERE volume_id = 'v2'")
+        other.execute("UPDATE volumes SET reference = CAST(X'72ff' AS TEXT) WHERE volume_id = 'v3'")
+        other.commit()
+    assert [record.volume_id for record in records.all()] == ["v1", "v3"]
+    assert records.get("v2", "/t/1") is None
+    records.put(replace(_RECORD, volume_id="v2"))
+    assert records.get("v2", "/t/1") == replace(_RECORD, volume_id="v2")
+
+
+def test_damage_that_is_met_later_is_told_and_set_aside_by_the_next_start(path: Path) -> None:
+    filled(path)
+    with closing(sqlite3.connect(path)) as other:
+        (page,) = other.execute("SELECT rootpage FROM sqlite_master WHERE name = 'leases_by_digest'").fetchone()
+        (size,) = other.execute("PRAGMA page_size").fetchone()
+    content = path.read_bytes()
+    start, end = size * (page - 1), size * page
+    path.write_bytes(content[:start] + content[start:end].replace(b"sha256", b"sha000") + content[end:])
+    database = Database(path)
+    with pytest.raises(StoreBrokenError, match=r"is damaged .* restart the driver"):
+        VolumeRecords(database).drop("v1", "/t/1")
+    with pytest.raises(StoreBrokenError, match="is damaged"):
+        database.check()
+    database.close()
+    database = Database(path)
+    database.check()
+    assert len(list(path.parent.glob("state.db.corrupt-*"))) == 1
+
+
+def test_corrupt_database_is_not_set_aside_under_who_uses_it(path: Path) -> None:
+    filled(path)
+    driver = Database(path)
+    overwrite(path, 0, 100)
+    with pytest.raises(StoreBrokenError, match="restart the driver"):
+        Database(path)
+    assert list(path.parent.glob("state.db.corrupt-*")) == []
+    driver.close()
+    Database(path).check()
 
 
 def test_database_of_a_newer_release_is_refused_and_kept(path: Path) -> None:

@@ -1,9 +1,10 @@
 """Volume records and leases: which volume is where, and what must not be collected for its sake."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from csi_oras.errors import NoSpaceError
 from csi_oras.store.database import Database
@@ -52,7 +53,7 @@ class VolumeRecords:
             f"SELECT {_COLUMNS} FROM volumes WHERE volume_id = ? AND target = ?",  # noqa: S608 (constant columns)
             volume_id, target,
         )  # fmt: skip
-        return _record(rows[0]) if rows else None
+        return next(_records(rows), None)
 
     def others_at(self, volume_id: str, target: str) -> list[str]:
         """Return the ids of other volumes that are recorded at a target."""
@@ -105,7 +106,7 @@ class VolumeRecords:
 
     def all(self) -> list[VolumeRecord]:
         """Return every record."""
-        return [_record(row) for row in self._database.query(f"SELECT {_COLUMNS} FROM volumes")]  # noqa: S608
+        return list(_records(self._database.query(f"SELECT {_COLUMNS} FROM volumes")))  # noqa: S608
 
     def drop_intents(self, before: float) -> list[str]:
         """Forget the publishes that were asked for last before a moment, in seconds of the epoch, and are not done.
@@ -125,17 +126,19 @@ def _holder(volume_id: str, target: str) -> str:
     return f"volume {volume_id} {target}"
 
 
-def _record(row: tuple[object, ...]) -> VolumeRecord:
-    volume_id, target, state, fingerprint, reference, artifact, plan, size, files, pod = row
-    return VolumeRecord(
-        volume_id=str(volume_id),
-        target=str(target),
-        state=VolumeState(str(state)),
-        fingerprint=str(fingerprint),
-        reference=str(reference),
-        artifact=str(artifact),
-        plan=str(plan),
-        size=int(str(size)),
-        files=int(str(files)),
-        pod=str(pod),
-    )
+def _records(rows: list[tuple[Any, ...]]) -> Iterator[VolumeRecord]:
+    """Yield the records that can be read; any other counts as absent."""
+    for volume_id, target, state, fingerprint, reference, artifact, plan, size, files, pod in rows:
+        if state in tuple(VolumeState) and isinstance(size, int) and isinstance(files, int):
+            yield VolumeRecord(
+                volume_id=volume_id,
+                target=target,
+                state=VolumeState(state),
+                fingerprint=fingerprint,
+                reference=reference,
+                artifact=artifact,
+                plan=plan,
+                size=size,
+                files=files,
+                pod=pod,
+            )
