@@ -1,5 +1,6 @@
 """What is stored once, on file systems that share blocks and on others, held against what du(1) and df(1) say."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -88,15 +89,31 @@ class Shelf:
         return Shares(self.paths, self.database).of(artifact)
 
 
+@contextlib.contextmanager
+def opened(state: Path) -> Iterator[Shelf]:
+    shelf = Shelf(state)
+    yield shelf
+    shelf.database.close()  # or the file system below lives on
+
+
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "state")
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    with opened(tmp_path / "state") as shelf:
+        yield shelf
 
 
 @pytest.fixture(params=["btrfs", "xfs"])
 def sharing_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     with loop_disk(tmp_path / "disk", f"mkfs.{request.param}", "-q", mebibytes=_DISK_MEBIBYTES):
         yield tmp_path / "disk"
+        still_open = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+        assert not [path for path in still_open if path.startswith(str(tmp_path))], "the disk would live on"
+
+
+@pytest.fixture
+def sharing_shelf(sharing_disk: Path) -> Iterator[Shelf]:
+    with opened(sharing_disk / "state") as shelf:
+        yield shelf
 
 
 def du(*paths: Path) -> int:
@@ -237,37 +254,35 @@ def test_store_on_disk_is_what_du_counts(shelf: Shelf) -> None:
 
 
 @needs_root
-def test_reflinks_save_what_programs_have_in_common_with_their_blobs(sharing_disk: Path) -> None:
-    shelf = Shelf(sharing_disk / "state")
-    before = used(sharing_disk)
+def test_reflinks_save_what_programs_have_in_common_with_their_blobs(sharing_shelf: Shelf) -> None:
+    before = used(sharing_shelf.paths.root)
     program = os.urandom(_LARGE)
-    artifact = shelf.put("a", programs=(program, b"#!/bin/sh"))
-    assert used(sharing_disk) - before < 1.5 * _LARGE
-    found = measure(shelf.paths)
+    artifact = sharing_shelf.put("a", programs=(program, b"#!/bin/sh"))
+    assert used(sharing_shelf.paths.root) - before < 1.5 * _LARGE
+    found = measure(sharing_shelf.paths)
     assert _LARGE <= found.saved_by_reflinks <= _LARGE + 4096  # xfs shares the block of the small one, too
     assert found.saved_by_links == 0
-    assert on_disk(shelf.paths) == du(shelf.paths.root) - found.saved_by_reflinks
-    assert _LARGE <= shelf.share(artifact).own < 1.5 * _LARGE
+    assert on_disk(sharing_shelf.paths) == du(sharing_shelf.paths.root) - found.saved_by_reflinks
+    assert _LARGE <= sharing_shelf.share(artifact).own < 1.5 * _LARGE
 
 
 @needs_root
-def test_equal_files_that_are_no_clones_save_nothing(sharing_disk: Path) -> None:
+def test_equal_files_that_are_no_clones_save_nothing(sharing_shelf: Shelf) -> None:
     """Also where a snapshot or a tool has their blocks in common with others."""
-    shelf = Shelf(sharing_disk / "state")
     program = os.urandom(_LARGE)
-    shelf.put("a", programs=(program,))
-    path = Path(shelf.paths.object(Digest.of(program), 0o555))
+    sharing_shelf.put("a", programs=(program,))
+    path = Path(sharing_shelf.paths.object(Digest.of(program), 0o555))
     path.unlink()
     path.write_bytes(program)
     os.sync()
-    clone(str(path), str(sharing_disk / "elsewhere"), 0o444)
-    clone(shelf.paths.blob(Digest.of(program)), str(sharing_disk / "elsewhere too"), 0o444)
+    clone(str(path), str(sharing_shelf.paths.root.parent / "elsewhere"), 0o444)
+    clone(sharing_shelf.paths.blob(Digest.of(program)), str(sharing_shelf.paths.root.parent / "elsewhere too"), 0o444)
     os.sync()
-    assert measure(shelf.paths).saved_by_reflinks == 0
+    assert measure(sharing_shelf.paths).saved_by_reflinks == 0
 
 
 @needs_root
-def test_copies_beyond_the_most_links_share_blocks(sharing_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_beyond_the_most_links_share_blocks(sharing_shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def link_a_few(source: str, name: str, *, dst_dir_fd: int) -> None:
@@ -275,15 +290,14 @@ def test_copies_beyond_the_most_links_share_blocks(sharing_disk: Path, monkeypat
             raise cannot(errno.EMLINK)
         link(source, name, dst_dir_fd=dst_dir_fd)
 
-    shelf = Shelf(sharing_disk / "state")
     monkeypatch.setattr(os, "link", link_a_few)
-    before = used(sharing_disk)
+    before = used(sharing_shelf.paths.root)
     content = os.urandom(_LARGE)
-    shelf.put("a", files={f"f{number}": content for number in range(6)})
-    (tree,) = shelf.paths.trees.iterdir()
+    sharing_shelf.put("a", files={f"f{number}": content for number in range(6)})
+    (tree,) = sharing_shelf.paths.trees.iterdir()
     assert len({path.stat().st_ino for path in tree.iterdir()}) == 5
     assert {path.read_bytes() == content for path in tree.iterdir()} == {True}
-    assert used(sharing_disk) - before < 1.5 * _LARGE
+    assert used(sharing_shelf.paths.root) - before < 1.5 * _LARGE
 
 
 # -- the share of each artifact
