@@ -23,7 +23,6 @@ _MOST_WAITING = 1 << 16
 _UNABLE = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS})
 _PASSING = frozenset({errno.EEXIST, errno.EBUSY, errno.ETXTBSY})
 """Somebody else seals it, or still has it open for writing."""
-_LOWEST_PRIORITY = 19
 
 
 class Sealer:
@@ -85,8 +84,6 @@ class Sealer:
         return True
 
     def _run(self) -> None:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)  # of this thread alone
         while True:
             path = self._queue.get()
             with suppress(OSError):  # it is gone by now
