@@ -130,6 +130,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
         trees=app.paths.trees,
         driver_name=settings.driver_name,
         locks=locks,
+        leave=app.puller.jobs.leave,
     )
     if settings.mode != "controller":
         recovery.take_stock()

@@ -9,6 +9,7 @@ import pytest
 
 from csi_oras.errors import ArtifactNotFoundError, UnwantedError
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.reference import Reference
 from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.jobs import GRACE_SECONDS, Job, Jobs
 from csi_oras.transfer.turns import Turns
@@ -18,6 +19,7 @@ from tests.support.fake_server import header, status
 from tests.support.gate import Gate
 from tests.support.pods import Held, wait_for
 from tests.support.pulling import Clock, Counted, Pulling, drip
+from tests.support.stores import content_store
 
 _MIB = 1 << 20
 _POD, _OTHER = ("volume-1", "/target-1"), ("volume-2", "/target-2")
@@ -313,3 +315,24 @@ def test_proof_that_nobody_wants_is_not_begun(pulling: Pulling, fake: FakeRegist
         job.future.result(60)
     pulling.assert_nothing_left()
     assert fake.count("/other/blobs/") == _RANGES
+
+
+def test_pull_that_waits_for_what_another_process_fetches_ends_and_leaves_that_alone(
+    pulling: Pulling, fake: FakeRegistry
+) -> None:
+    content = layer(1000)
+    reference = fake.artifact("r", [content])
+    paths, source = pulling.app.paths, str(Reference.parse(reference).repository)
+    theirs = content_store(paths).ingest(Descriptor.of(content.content, "x"), source)
+    assert theirs is not None
+    job = pulling.start(reference, _POD)
+    wait_for(lambda: job.progress.total > 0)
+    assert not job.future.done()
+    pulling.leave(_POD)
+    with pytest.raises(UnwantedError):
+        job.future.result(30)
+    wait_for(lambda: pulling.has_ended)
+    assert len(pulling.unfinished) == 1
+    assert fake.count("/blobs/") == 0
+    theirs.remove()
+    pulling.assert_nothing_left()

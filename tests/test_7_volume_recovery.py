@@ -15,6 +15,7 @@ from csi_oras.errors import VolumeConflictError
 from csi_oras.mount import mountinfo
 from csi_oras.store.volumes import VolumeState
 from csi_oras.telemetry.events import Events
+from csi_oras.transfer.demand import Demand
 from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
@@ -51,7 +52,12 @@ class Node:
             notices=Notices(Events(None, self.app.metrics)),
         )
         self.recovery = Recovery(
-            records=self.records, kubelet_dir=kubelet, trees=self.app.paths.trees, driver_name=_DRIVER, locks=locks
+            records=self.records,
+            kubelet_dir=kubelet,
+            trees=self.app.paths.trees,
+            driver_name=_DRIVER,
+            locks=locks,
+            leave=self.app.puller.jobs.leave,
         )
 
     def request(self, reference: str, name: str = "volume") -> PublishRequest:
@@ -143,6 +149,25 @@ def test_publish_that_nobody_asks_for_any_more_is_forgotten_while_the_driver_run
     node.app.database.query("UPDATE volumes SET since = since - 101 WHERE volume_id = 'forgotten'")
     node.recovery.reconcile()
     assert node.known() == ["asked-for"]
+
+
+def test_pull_of_a_publish_that_nobody_asks_for_any_more_is_not_wanted_for_its_sake(
+    node: Node, fake: FakeRegistry, repository: str
+) -> None:
+    held = Held()
+    fake.bend("/blobs/", held)
+    reference = fake.artifact(repository, files(x=b"here"))
+    jobs, demands = [node.volumes.begin(node.request(reference, name)) for name in ("asked-for", "forgotten")], []
+    job = jobs[0]
+    assert job is not None
+    assert jobs == [job, job]
+    for name in ("forgotten", "asked-for"):
+        node.app.database.query("UPDATE volumes SET since = since - 400 WHERE volume_id = ?", name)
+        node.recovery.reconcile()
+        demands.append(node.app.puller.jobs.demand(job))
+    assert demands == [Demand.FOREGROUND, Demand.BACKGROUND]  # until somebody comes, or nobody has for a while
+    held.release()
+    job.future.result(30)
 
 
 def test_what_the_kubelet_says_of_a_mount_without_a_record_is_believed_only_if_it_is_ours(

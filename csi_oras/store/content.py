@@ -85,14 +85,21 @@ class ContentStore:
         hasher.update(content)
         return content if hasher.hexdigest() == digest.encoded else None
 
-    def ingest(self, blob: Descriptor, source: str = "") -> Ingest | None:
+    def ingest(self, blob: Descriptor, source: str = "", check: Callable[[], None] = lambda: None) -> Ingest | None:
         """Open the ingest of a blob from `source`, or return None where the blob is there by now.
+
+        While another works on it, `check` may end the wait by what it raises.
 
         Raises:
             NoSpaceError: the disk is full.
             StoreBrokenError: the store fails.
         """
-        return Ingest.open(self._paths, blob, lambda: self.has(blob), source)
+
+        def is_there() -> bool:
+            check()
+            return self.has(blob)
+
+        return Ingest.open(self._paths, blob, is_there, source)
 
     def put(self, blob: Descriptor, content: bytes) -> None:
         """Store a small blob that is at hand; one that is there counts as new for collection.

@@ -108,13 +108,14 @@ class VolumeRecords:
         """Return every record."""
         return list(_records(self._database.query(f"SELECT {_COLUMNS} FROM volumes")))  # noqa: S608
 
-    def drop_intents(self, before: float) -> list[str]:
+    def drop_intents(self, before: float) -> list[tuple[str, str]]:
         """Forget the publishes that were asked for last before a moment, in seconds of the epoch, and are not done.
 
-        Returns their volume ids.
+        Returns their volume ids and targets.
         """
-        statement = "DELETE FROM volumes WHERE state = ? AND since < ? RETURNING volume_id"
-        return [str(row[0]) for row in self._database.query(statement, VolumeState.PUBLISHING, before)]
+        statement = "DELETE FROM volumes WHERE state = ? AND since < ? RETURNING volume_id, target"
+        rows = self._database.query(statement, VolumeState.PUBLISHING, before)
+        return [(str(volume_id), str(target)) for volume_id, target in rows]
 
     def published(self) -> int:
         """Count the published volumes."""

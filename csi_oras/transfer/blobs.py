@@ -221,8 +221,10 @@ class BlobFetcher:
             del self._jobs[job.key]
 
     def _fetch(self, job: _Job, asker: Asker, limits: Limits) -> Future[None] | bool:
-        ingest = self._content.ingest(job.blob, asker.client.source)
-        if ingest:
+        with suppress(_OvertakenError):
+            ingest = self._content.ingest(job.blob, asker.client.source, partial(self._check, job))
+            if ingest is None:
+                raise _OvertakenError
             transfer = Transfer(
                 client=asker.client,
                 ingest=ingest,
@@ -231,10 +233,9 @@ class BlobFetcher:
                 arrived=self._arrivals(job),
                 check=partial(self._check, job),
             )
-            with suppress(_OvertakenError):
-                if job.blob.size <= limits.range_bytes:
-                    return self._fetch_small(job, asker, transfer)
-                return self._fetch_large(job, asker, transfer, limits)
+            if job.blob.size <= limits.range_bytes:
+                return self._fetch_small(job, asker, transfer)
+            return self._fetch_large(job, asker, transfer, limits)
         job.counter.finish()
         return False
 

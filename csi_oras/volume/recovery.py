@@ -4,6 +4,7 @@ Nothing is ever unmounted here: what is mounted may be in use, whatever is known
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from csi_oras.errors import InvalidRequestError, NoSpaceError, printable
@@ -22,13 +23,22 @@ class Recovery:
     """Finds the volumes of before, and drops the records of those that are no more."""
 
     def __init__(
-        self, *, records: VolumeRecords, kubelet_dir: Path, trees: Path, driver_name: str, locks: KeyedLocks
+        self,
+        *,
+        records: VolumeRecords,
+        kubelet_dir: Path,
+        trees: Path,
+        driver_name: str,
+        locks: KeyedLocks,
+        leave: Callable[[tuple[str, str]], None],
     ) -> None:
+        """`leave` is told of a volume id and target that no pull is for any more."""
         self._records = records
         self._kubelet_dir = kubelet_dir
         self._trees = trees
         self._driver_name = driver_name
         self._locks = locks
+        self._leave = leave
 
     def take_stock(self) -> None:
         """Drop the intents of before: their pulls are dead.
@@ -89,8 +99,11 @@ class Recovery:
         for record in self._records.all():
             if record.state is VolumeState.PUBLISHED:
                 self._drop_unless_mounted(record)
-        for volume_id in self._records.drop_intents(time.time() - _INTENT_SECONDS):
+        for volume_id, target in self._records.drop_intents(time.time() - _INTENT_SECONDS):
             logger.info("nobody asks for a volume any more, its record goes", volume_id=volume_id)
+            with self._locks.hold(target):
+                if self._records.get(volume_id, target) is None:  # nor has a call that came just now
+                    self._leave((volume_id, target))
 
     def _drop_unless_mounted(self, record: VolumeRecord) -> None:
         with self._locks.hold(record.target):
