@@ -25,8 +25,8 @@ store: {maxBytes: 10Mi, highWatermark: 50, lowWatermark: 25, minAge: 0s}
 """
 _EMPTY = ("volumes", "leases", "holders", "artifacts", "plans", "contents", "tags")
 """Tables that have no rows when nothing is here."""
-_POINT = 0.4
-"""How likely a round ends at a named point, and not just some time."""
+_ENDINGS = (0.5, 0.25, 0.25)
+"""How likely a round ends just some time, between any two steps, or at a point that is named."""
 _MOST_STEPS = 30
 _LONGEST_SECONDS = 1.5
 _TIMEOUT_SECONDS = 90
@@ -52,10 +52,12 @@ class Node:
 
     def play(self) -> str:
         """Play one round, and return how it ended."""
-        point = self._chance.choice(sorted(POINTS)) if self._chance.random() < _POINT else ""
+        point = self._chance.choices(["", "any step", self._chance.choice(sorted(POINTS))], _ENDINGS)[0]
         count, seconds = self._chance.randint(1, _MOST_STEPS), self._chance.uniform(0.05, _LONGEST_SECONDS)
         self.driver.runner = dying(point, count) if point else ()
         if self._is_started():
+            if not point:
+                self._check_statistics()
             self._live(seconds)
         self.driver.kill()
         self.check()
@@ -110,6 +112,9 @@ class Node:
         """Start the driver as it is, and see to it that it knows what is here."""
         self.driver.runner = ()
         self.driver.start()
+        self._check_statistics()
+
+    def _check_statistics(self) -> None:
         for pod in self.pods:
             pod.check_statistics()
 
