@@ -184,3 +184,11 @@ def test_verify_says_to_people_what_is_corrupt_and_what_becomes_of_it(driver: Dr
     assert ended.returncode == 1
     assert f"corrupt blob {sha256(WHOLE)}: set aside, the next volume fetches it again\n" in ended.stdout
     assert ended.stdout.endswith(": 1 corrupt\n")
+
+
+def test_verify_draws_a_bar_where_there_is_a_terminal(driver: Driver, first: Volume) -> None:
+    assert first.mounts == 1
+    command = f"{sys.executable} -m csi_oras store verify --state-dir {driver.state}"
+    drawn = subprocess.run(["script", "-qec", command, "/dev/null"], check=True, capture_output=True, text=True)
+    assert "━" in drawn.stdout
+    assert ": all of it is true" in drawn.stdout
