@@ -81,8 +81,11 @@ class Quarantine:
             StoreBrokenError: the store fails.
         """
         with store_errors("quarantine"):
+            if all(path.name in known for path, _, _ in self._content()):
+                return []
+        with store_errors("quarantine"), objects_locked(self._paths, fcntl.LOCK_SH):
             content = [item for item in self._content() if item[0].name not in known]
-            trees = list(self._trees()) if content else []
+            trees = [(path, plan) for path, kind, plan in self._entries() if kind == _TREE]
             return [
                 Corruption(
                     name=path.name,
@@ -101,6 +104,9 @@ class Quarantine:
         """
         before, freed = time.time() - self._grace, 0
         with store_errors("quarantine"):
+            if not any(self._entries()):
+                return 0
+        with store_errors("quarantine"), objects_locked(self._paths, fcntl.LOCK_EX):
             old = [entry for entry in self._entries() if entry[0].lstat().st_ctime <= before]
             trees = [path for path, kind, _ in old if kind == _TREE]
             mounted = shown() if trees else ()
@@ -119,9 +125,6 @@ class Quarantine:
         for path in self._paths.quarantine.iterdir():
             if match := _NAME.fullmatch(path.name):
                 yield path, match[1], Digest(match[2], match[3])
-
-    def _trees(self) -> Iterator[tuple[Path, Digest]]:
-        return ((path, plan) for path, kind, plan in self._entries() if kind == _TREE)
 
     def _content(self) -> Iterator[tuple[Path, str, Digest]]:
         return (entry for entry in self._entries() if entry[1] != _TREE)

@@ -85,6 +85,8 @@ class Metrics:
             ("kind",),
             registry=self.registry,
         )
+        for kind in ("blob", "object"):  # at 0, so that the first one is an increase
+            self._corrupt.labels(kind)
         self._signatures = Counter(
             "csi_oras_signature_checks",
             "Artifacts held against a rule of node policy that wants them signed.",
