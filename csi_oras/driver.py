@@ -134,6 +134,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     )
     if settings.mode != "controller":
         recovery.take_stock()
+        _finish_quarantine(app)
     server = _make_server(settings, app, volumes, notices)
     metrics_server.start()
     await server.start()
@@ -181,10 +182,17 @@ def _make_server(settings: ServeSettings, app: Application, volumes: Volumes, no
     return Server(settings.endpoint, app.metrics, Identity(settings.driver_name, app.check), controller, node)
 
 
+def _finish_quarantine(app: Application) -> None:
+    """Take away before anybody is served what a killed process knew to be corrupt."""
+    try:
+        app.quarantine.finish()
+    except CsiOrasError as error:
+        logger.error("what is known to be corrupt may still be shown", cause=error.message)
+
+
 def _recover(app: Application, recovery: Recovery, tasks: list[upkeep.Task]) -> None:
     try:
         staging.sweep(app.paths)
-        app.quarantine.finish()
         recovery.adopt()
         recovery.reconcile()
     except CsiOrasError as error:

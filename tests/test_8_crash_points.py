@@ -21,6 +21,7 @@ from tests.support.dying_driver import dying
 from tests.support.kinds_archives import oras_directory
 from tests.support.outside import Outside, contents, is_read_only
 from tests.support.pods import wait_for
+from tests.support.rot import rot
 from tests.support.tars import tar
 
 pytestmark = pytest.mark.needs("root", "registry")
@@ -74,13 +75,13 @@ class Node:
         self.driver.stop()
         self.outside.check()
 
-    def collect(self, runner: tuple[str, ...] = ()) -> int:
-        """Give back whatever nobody uses, by a command beside the driver."""
+    def store(self, *command: str, runner: tuple[str, ...] = ()) -> int:
+        """Run a command on the store, beside the driver."""
         policy = self.driver.directory / "policy.yaml"
         policy.write_text("store: {minAge: 0s}\n")
         options = ["--state-dir", str(self.driver.state), "--config", str(policy)]
-        command = [*runner, sys.executable, "-m", "csi_oras", "store", "gc", "--all", *options]
-        return subprocess.run(command, check=False, timeout=60, capture_output=True).returncode
+        program = [*runner, sys.executable, "-m", "csi_oras", "store"]
+        return subprocess.run([*program, *command, *options], check=False, timeout=60, capture_output=True).returncode
 
     @property
     def mounts(self) -> int:
@@ -269,18 +270,37 @@ def test_collection_that_is_killed_takes_nothing_that_is_shown_and_is_finished_b
     node.driver.publish(kept, volume_id="kept", reference=pusher.artifact(repository, files(x=b"right"), tag="kept"))
     node.publish()
     node.driver.unpublish(node.target)
-    assert node.collect(dying(point, count)) == -signal.SIGKILL
+    assert node.store("gc", "--all", runner=dying(point, count)) == -signal.SIGKILL
     node.outside.check()
     assert contents(kept) == {"x": b"right"}
     node.publish()
     node.check_shown()
     node.driver.unpublish(node.target)
-    assert node.collect() == 0
+    assert node.store("gc", "--all") == 0
     assert len(node.outside.rows("artifacts")) == 1  # the one that is shown
     assert contents(kept) == {"x": b"right"}
     node.driver.unpublish(kept, volume_id="kept")
     node.driver.stop()
-    assert node.collect() == 0
+    assert node.store("gc", "--all") == 0
     assert node.outside.files() == []
     for table in ("volumes", "leases", "holders", "artifacts", "plans", "contents", "tags", "grants"):
         assert node.outside.rows(table) == []
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["blob", "tree"])
+def test_quarantine_that_is_killed_is_finished_by_the_next_start(node: Node, artifact: Artifact, count: int) -> None:
+    node.start()
+    node.publish()
+    node.driver.kill()
+    (rotten,) = (node.outside.state / "blobs").rglob(sha256(artifact.shown["x"]).partition(":")[2])
+    rot(rotten)
+    assert node.store("verify", runner=dying("quarantined", count)) == -signal.SIGKILL
+    node.outside.check()
+    assert node.mounts == 1  # a pod shows it, and only its end ends that
+    node.start()
+    node.driver.unpublish(node.target)
+    node.publish()
+    node.check_shown()
+    node.driver.unpublish(node.target)
+    node.driver.stop()
+    node.check_gone()

@@ -98,6 +98,7 @@ POINTS: Mapping[str, list[Step]] = {
     "moved away": [Step(os, "rename", _into("staging"))],
     "moved away is gone": [Step(removal, "empty")],
     "unpacked file removed": [Step(os, "unlink", _from("objects"))],
+    "quarantined": [Step(os, "rename", _into("quarantine"))],
     "schema named": [Step(_Connection, "execute", _runs("PRAGMA user_version ="))],
 }  # fmt: skip
 
