@@ -216,3 +216,21 @@ def test_adopted_mount_is_known_by_what_the_kubelet_asks_for_next(
     ]
     with pytest.raises(VolumeConflictError, match="other attributes"):
         node.volumes.begin(replace(request, fingerprint="another"))
+
+
+def test_what_the_kubelet_binds_of_a_volume_is_no_volume(
+    node: Node, fake: FakeRegistry, repository: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = node.request(fake.artifact(repository, files(x=b"here")))
+    node.publish(request)
+    binds = {name: node.kubelet / "pods/uid" / name / "0" for name in ("volume-subpaths", "elsewhere")}
+    for bind in binds.values():
+        bind.mkdir(parents=True)
+        subprocess.run(["mount", "--bind", request.target, bind], check=True)
+    node.recovery.adopt()
+    said = capsys.readouterr().out
+    assert str(binds["elsewhere"]) in said
+    assert str(binds["volume-subpaths"]) not in said
+    assert node.known() == ["volume"]
+    for bind in binds.values():
+        subprocess.run(["umount", bind], check=True)

@@ -17,6 +17,8 @@ from csi_oras.volume.locks import KeyedLocks
 
 _INTENT_SECONDS = 300.0
 """How long a publish may be left alone: a call waits 100 s, and the kubelet comes back 2 min 3 s after it."""
+_SUBPATHS = "/volume-subpaths/"
+"""Where the kubelet binds what pods want of a volume by `subPath`; it takes that away itself."""
 
 
 class Recovery:
@@ -59,7 +61,7 @@ class Recovery:
                 path = canonical(place, self._kubelet_dir)
             except InvalidRequestError:  # no volume of ours is ever there: it is a person's, or another namespace's
                 continue
-            if path in known or shown.is_deleted:
+            if path in known or shown.is_deleted or _SUBPATHS in path:
                 continue
             if shown.plan not in sizes:  # counted without a lock: a call waits for nothing of this
                 sizes[shown.plan] = tree_size(Path(path))
