@@ -234,6 +234,35 @@ def test_packed_directory_may_have_a_slash_behind_its_title() -> None:
     assert archive(planned([packed])).root == Name.parse("dir")
 
 
+@pytest.mark.parametrize("title", [".", "./"])
+def test_packed_directory_titled_dot_is_the_root(title: str) -> None:
+    content = {"io.deis.oras.content.digest": sha256(b"uncompressed")}
+    found = planned([*titled("a"), Layer(content=b"tar", title=title, annotations={**PACKED, **content})])
+    one = archive(found)
+    assert (one.directory, one.prefix, one.root, one.content) == (None, None, None, Digest.of(b"uncompressed"))
+
+
+def test_packed_root_that_is_not_to_be_unpacked_goes_by_its_digest() -> None:
+    found = planned([Layer(content=b"tar", title=".", annotations=PACKED)], unpack=False)
+    assert names(found) == [sha256(b"tar").replace(":", "-")]
+
+
+def test_only_a_packed_directory_may_be_titled_dot() -> None:
+    with pytest.raises(HostileContentError, match=r'layer 0 .*has a "." component'):
+        planned([Layer(content=b"x", title=".")])
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [("0755", 0o555), ("755", 0o555), ("0010", 0o555), ("0644", 0o444), ("", 0o444), ("0o755", 0o444),
+     ("4755", 0o444), ("04755", 0o444), ("755 ", 0o444), ("999", 0o444), ("\u0667\u0665\u0665", 0o444), ("7" * 5000, 0o444)],
+    ids=lambda value: str(value)[:10],
+)  # fmt: skip
+def test_annotation_makes_a_file_executable_and_nothing_else(text: str, mode: int) -> None:
+    found = planned([Layer(content=b"x", title="run", annotations={"land.oras.csi.mode": text})])
+    assert found.entries[0].mode == mode
+
+
 @pytest.mark.parametrize(
     ("title", "directory", "prefix"), [("dir", None, "dir"), ("above/dir", "above", "dir")], ids=["top", "deeper"]
 )

@@ -12,12 +12,9 @@ from csi_oras.errors import HostileContentError, InvalidRequestError, printable
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.manifest import Manifest
-from csi_oras.oci.name import Name
+from csi_oras.oci.name import METADATA, Name
 from csi_oras.oci.plan import LeftOut, Plan, PlanArchive, PlanEntry
 from csi_oras.oci.selection import Selection
-
-METADATA = ".oci"
-"""The directory that keeps an artifact's identity; no name from outside begins with it."""
 
 
 @dataclass(slots=True)

@@ -17,10 +17,12 @@ LONGEST = 3584
 """Bytes; PATH_MAX (4,096) less what stands before it: the store's tree, the kubelet's pod, the container's mount."""
 DEEPEST = 64
 """Components."""
+METADATA = ".oci"
+"""The directory that keeps an artifact's identity; no name from outside begins with it."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
-_RESERVED = frozenset({".csi-oras", ".oci"})
+_RESERVED = frozenset({".csi-oras", METADATA})
 
 
 class UnsafeNameError(ValueError):

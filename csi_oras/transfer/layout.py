@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 
-from csi_oras.artifact.planner import METADATA
 from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, printable
-from csi_oras.oci.name import Name
+from csi_oras.oci.name import METADATA, Name
 from csi_oras.oci.plan import Plan, PlanArchive, PlanEntry
 from csi_oras.oci.view import ConflictError, File, Link, View
 from csi_oras.store.catalogue import LaidOut

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from csi_oras.errors import HostileContentError, printable
+from csi_oras.oci.link import link_target
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.plan import PlanArchive
 from csi_oras.oci.selection import Selection
 from csi_oras.oci.view import ConflictError, Directory, File, Link, Node, View
-from csi_oras.unpack.names import hard_link_target, link_target, member_name, plain
+from csi_oras.unpack.names import hard_link_target, member_name, plain
 from csi_oras.unpack.reader import Reader, Source, UnpackLimits, hostile
 from csi_oras.unpack.tar import Member, MemberKind
 
