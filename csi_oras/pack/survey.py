@@ -1,0 +1,67 @@
+"""Surveys: a writable volume, as its pod left it, and the layers that it becomes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from csi_oras.oci.name import METADATA, Name
+from csi_oras.oci.plan import Plan
+from csi_oras.oci.selection import Selection
+from csi_oras.pack import archives
+from csi_oras.pack.found import File, Origin, Path
+from csi_oras.pack.layers import LayerPlan, plan_layers
+from csi_oras.pack.merge import Uncarriable, merge
+from csi_oras.pack.walk import SourceFile, WalkLimits, given, open_file, written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """The open directories of a volume: what its pod wrote, and the tree that it was given by `plan`, if any."""
+
+    upper: int
+    tree: int | None = None
+    plan: Plan = field(default_factory=Plan)
+    subject: str
+
+    def open(self, name: Name, file: File) -> SourceFile:
+        """Open a file that a survey has found.
+
+        Raises:
+            VolumeBusyError: something else is there now.
+            StoreBrokenError: it cannot be read.
+        """
+        root = self.upper if file.origin is Origin.UPPER or self.tree is None else self.tree
+        return open_file(root, name.components, file, self.subject)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The layers of a volume in the order of their titles, whether it differs from its base, and what is in the way."""
+
+    layers: tuple[LayerPlan, ...]
+    uncarriable: tuple[Uncarriable, ...]
+    is_changed: bool
+
+
+def survey(volume: Volume, selection: Selection, limits: WalkLimits, most_files: int) -> Survey:
+    """Find out what a volume becomes; small files become at most `most_files` layers of their own.
+
+    Raises:
+        LimitExceededError: the pod wrote more than `limits` allow.
+        VolumeBusyError: somebody still writes to it.
+        StoreBrokenError: it cannot be read.
+    """
+    changes = list(written(volume.upper, selection, limits, volume.subject))
+    kept = _unseen(volume.plan, (path for path, _ in changes))
+    base = () if volume.tree is None else given(volume.tree, kept, volume.subject)
+    merged = merge(base, changes, selection)
+    return Survey(
+        layers=tuple(plan_layers(merged, volume.plan, most_files)),
+        uncarriable=merged.uncarriable,
+        is_changed=merged.is_changed,
+    )
+
+
+def _unseen(plan: Plan, touched: Iterable[Path]) -> frozenset[Path]:
+    """Return directories of the base that need no look: no layer brings them but archives that nothing touches."""
+    whole = archives.whole(plan, touched)
+    return frozenset({(METADATA,), *map(archives.root, whole)}) - {()}
