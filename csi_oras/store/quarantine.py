@@ -71,6 +71,9 @@ class Quarantine:
         Raises:
             NoSpaceError, StoreBrokenError: the store fails.
         """
+        with store_errors("quarantine"):
+            if not any(self._content()):  # a start waits for no pull that lays out a tree
+                return
         with store_errors("quarantine"), objects_locked(self._paths, fcntl.LOCK_EX):
             self._isolate()
 
