@@ -255,7 +255,7 @@ def test_only_a_packed_directory_may_be_titled_dot() -> None:
 @pytest.mark.parametrize(
     ("text", "mode"),
     [("0755", 0o555), ("755", 0o555), ("0010", 0o555), ("0644", 0o444), ("", 0o444), ("0o755", 0o444),
-     ("4755", 0o444), ("04755", 0o444), ("755 ", 0o444), ("999", 0o444), ("\u0667\u0665\u0665", 0o444), ("7" * 5000, 0o444)],
+     ("4755", 0o444), ("04755", 0o444), ("755 ", 0o444), ("999", 0o444), ("\u0667" * 3, 0o444), ("7" * 5000, 0o444)],
     ids=lambda value: str(value)[:10],
 )  # fmt: skip
 def test_annotation_makes_a_file_executable_and_nothing_else(text: str, mode: int) -> None:
