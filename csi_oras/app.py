@@ -90,7 +90,7 @@ class Application:
         )
         self.trees = TreeStore(self.paths)
         self.catalogue = Catalogue(self.database)
-        self.records = VolumeRecords(self.database)
+        self.records = VolumeRecords(self.database, self.collector.make_room_for_records)
         self.wishes = WishRecords(self.database)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))

@@ -1,7 +1,9 @@
 """Extraction: what archives become, what they may mean by links, and what is refused."""
 
 import gzip
+import io
 import tarfile
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -298,3 +300,12 @@ def test_limits_hold_over_all_archives_together() -> None:
     assert isinstance(refused(one, two, limits=limits), LimitExceededError)
     assert isinstance(refused(tar(reg("a", b"x" * 50_000)), limits=UnpackLimits(members=9, size=20_000, ratio=200)),
                       LimitExceededError)  # fmt: skip
+
+
+def test_archive_of_which_only_the_blob_has_a_digest_is_held_against_it() -> None:
+    data = tar(reg("a", b"as it was fetched"))
+    rotted = data.replace(b"as it was", b"as it is ")
+    as_fetched = source(data)
+    changed = replace(as_fetched, open_blob=lambda: io.BytesIO(rotted))
+    with pytest.raises(DigestMismatchError, match="is an archive with digest"):
+        extract([changed], Contents())

@@ -318,3 +318,15 @@ def test_look_at_an_absent_database_makes_none(path: Path) -> None:
     with pytest.raises(StoreBrokenError):
         Database(path, read_only=True)
     assert not path.exists()
+
+
+def test_pinned_reference_says_nothing_of_its_tag_and_is_listed_as_it_is(database: Database) -> None:
+    catalogue = Catalogue(database)
+    tagged, pinned = Reference.parse("reg.example/a:v1"), Reference.parse(f"reg.example/a:v1@{Digest.of(b'old')}")
+    catalogue.add(tagged, _ROOT, _found(b"one"), (_AMD64, "all"))
+    catalogue.add(pinned, Digest.of(b"old"), replace(_found(b"two"), artifact=Digest.of(b"old")), (_AMD64, "all"))
+    assert catalogue.root(tagged) == _ROOT
+    assert {reference for artifact in catalogue.artifacts() for reference in artifact.references} == {
+        "reg.example/a:v1",
+        str(pinned),
+    }

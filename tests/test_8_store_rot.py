@@ -1,5 +1,6 @@
 """What rots under a driver: found by a command or by itself, told to the pod, and whole for the next volume."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -7,14 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from csi_oras.oci.media_types import UNPACK
 from csi_oras.store.database import Database
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.quarantine import Quarantine
 from csi_oras.volume.adopt import shown_quarantined
 from tests.support.api_server import ApiServer
 from tests.support.artifacts import Layer, files, sha256
+from tests.support.calls import refused
 from tests.support.driver import Driver, pod_context
 from tests.support.fake_registry import FakeRegistry
 from tests.support.kinds_archives import oras_directory
@@ -192,3 +196,21 @@ def test_verify_draws_a_bar_where_there_is_a_terminal(driver: Driver, first: Vol
     drawn = subprocess.run(["script", "-qec", command, "/dev/null"], check=True, capture_output=True, text=True)
     assert "━" in drawn.stdout
     assert ": all of it is true" in drawn.stdout
+
+
+def test_archive_that_rotted_is_not_unpacked_for_another_selection_and_comes_anew(
+    driver: Driver, fake: FakeRegistry
+) -> None:
+    archive = gzip.compress(tar(reg("data/a", b"a" * 5000), reg("data/b", b"b" * 5000)))
+    layer = Layer(content=archive, title="data", annotations={UNPACK: "true"})
+    reference = fake.artifact("team/plain", [layer])
+    first, second = Volume(driver), Volume(driver)
+    first.publish(reference=reference, include="data/a")
+    (blob,) = driver.state.glob(f"blobs/sha256/{sha256(archive).removeprefix('sha256:')}")
+    rot(blob, archive[:-20] + bytes(20))
+    with refused(grpc.StatusCode.UNAVAILABLE, "rotted"):
+        second.publish(reference=reference, include="data/b")
+    second.publish(reference=reference, include="data/b")
+    assert (second.target / "data/b").read_bytes() == b"b" * 5000
+    for volume in (first, second):
+        volume.unpublish()

@@ -89,13 +89,9 @@ class Catalogue:
         artifact, laid_out = found.artifact, found.laid_out
         query = self._database.query
         with self._database.transaction():
-            if reference.tag:
-                query(
-                    "INSERT OR REPLACE INTO tags VALUES (?, ?, ?)",
-                    str(reference.repository),
-                    reference.tag,
-                    str(root),
-                )
+            if reference.tag:  # a pinned one is listed as it is: what its tag means, nobody has asked
+                tag = f"{reference.tag}@{reference.digest}" if reference.digest else reference.tag
+                query("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", str(reference.repository), tag, str(root))
             query(
                 "INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 str(root), str(key[0]), key[1], str(artifact), str(laid_out.plan), laid_out.size, laid_out.files,

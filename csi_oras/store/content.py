@@ -26,6 +26,7 @@ from csi_oras.store.quarantine import Quarantine
 from csi_oras.store.space import BLOCK
 
 _LARGEST_GROUP = 256
+_PIECE_BYTES = 1 << 20
 
 
 class _Waiting(NamedTuple):
@@ -74,6 +75,21 @@ class ContentStore:
         """
         with store_errors(f"blob {digest}"):
             return self.path(digest).open("rb")
+
+    def check(self, blob: Descriptor) -> None:
+        """Let a blob pass that is what it was when it was committed, and take one away that is not.
+
+        Raises:
+            StoreBrokenError: it has rotted.
+        """
+        with self.open(blob.digest) as file:
+            inode, hasher = os.fstat(file.fileno()).st_ino, blob.digest.hasher()
+            while piece := file.read(_PIECE_BYTES):
+                hasher.update(piece)
+        if hasher.hexdigest() != blob.digest.encoded:
+            self._quarantine.take("blob", blob.digest, self.path(blob.digest), inode)
+            cause = "has rotted on this node's disk, and was taken out of the store"
+            raise StoreBrokenError(f"blob {blob.digest}", cause, "it is fetched again with the next attempt")
 
     def read(self, digest: Digest, limit: int) -> bytes | None:
         """Return a small blob's bytes, or None where it is not there, or is not what its name says."""

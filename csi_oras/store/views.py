@@ -106,6 +106,8 @@ class Views:
         for repository, tag, plan, single in rows:
             with suppress(CsiOrasError, UnsafeNameError):  # no text becomes a path because the database has it
                 reference = Reference.parse(f"{repository}:{tag}")
+                if reference.digest:
+                    continue
                 components, tree = _components(reference), Digest.parse(plan).encoded
                 only_file = f"/{Name.parse(single, portable=False)}" if single else ""
                 is_path = max(map(len, components)) <= LONGEST_COMPONENT

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 
-from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, printable
+from csi_oras.errors import HostileContentError, InvalidRequestError, LimitExceededError, UnacceptableError, printable
 from csi_oras.oci.name import METADATA, Name
 from csi_oras.oci.plan import Plan, PlanArchive, PlanEntry
 from csi_oras.oci.view import ConflictError, File, Link, View
@@ -66,10 +66,15 @@ class Layouter:
         Raises:
             UnacceptableError: an archive is not what it should be.
             InvalidRequestError: nothing of an archive is selected, or `path` names no directory and no file.
-            NoSpaceError, StoreBrokenError: the store cannot take it.
+            NoSpaceError, StoreBrokenError: the store cannot take it, or an archive has rotted in it.
         """
         with self._objects.batch() as batch:
-            view = self._unpacked(plan, batch, progress, subject)
+            try:
+                view = self._unpacked(plan, batch, progress, subject)
+            except UnacceptableError:
+                for archive in plan.archives:  # or is it our disk that has changed one?
+                    self._content.check(archive.blob)
+                raise
             single = plan.single or view.is_file
             if plan.archives:
                 _check_selected(plan, view, subject)

@@ -1,5 +1,6 @@
 """Reading archives: opened, decompressed, hashed and taken apart, none of it beyond what node policy allows."""
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from csi_oras.oci.plan import PlanArchive
 from csi_oras.unpack.ahead import ahead
 from csi_oras.unpack.decompress import OutputLimits, decompressed
 from csi_oras.unpack.tar import Member, members
+
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +58,23 @@ class Reader:
         """
         archive, subject = source.archive, source.subject
         hasher = archive.content.hasher() if archive.content else None
-        with source.open_blob() as blob:
+        packed = None if hasher else archive.blob.digest.hasher()  # what was fetched long ago may have rotted since
+        with source.open_blob() as opened:
+            blob = _Hashed(opened, packed) if packed else opened
             chunks = self._chunks(archive, blob, subject)
             with closing(ahead(_hashed(chunks, hasher) if hasher else chunks)) as prepared:
                 for item in members(prepared, subject):
                     self._members += 1
                     self._check_count(implied(), subject)
                     yield item
+            while packed and blob.read(_PIECE_BYTES):
+                pass
         self._check_count(implied(), subject)
         self._members += implied()
         if archive.content and hasher:
             _check_digest(archive.content, hasher, subject)
+        elif packed:
+            _check_digest(archive.blob.digest, packed, subject)
 
     def _chunks(self, archive: PlanArchive, blob: BinaryIO, subject: str) -> Iterator[bytes]:
         room = max(self._limits.size - self.kept, 1) if self._limits.size else 0
@@ -86,6 +95,19 @@ class Reader:
             )
 
 
+class _Hashed(io.RawIOBase):
+    """A blob that is hashed as it is read."""
+
+    def __init__(self, blob: BinaryIO, hasher: Hasher) -> None:
+        self._blob = blob
+        self._hasher = hasher
+
+    def read(self, count: int = -1, /) -> bytes:
+        data = self._blob.read(count)
+        self._hasher.update(data)
+        return data
+
+
 def _hashed(chunks: Iterator[bytes], hasher: Hasher) -> Iterator[bytes]:
     for chunk in chunks:
         hasher.update(chunk)
@@ -96,7 +118,7 @@ def _check_digest(expected: Digest, hasher: Hasher, subject: str) -> None:
     if hasher.hexdigest() != expected.encoded:
         raise DigestMismatchError(
             subject,
-            f"unpacks to an archive with digest {expected.algorithm}:{hasher.hexdigest()}, not {expected}",
+            f"is an archive with digest {expected.algorithm}:{hasher.hexdigest()}, not {expected}",
             "push it again, or report it",
         )
 
