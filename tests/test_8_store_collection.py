@@ -17,6 +17,7 @@ from tests.support.artifacts import Layer, Pusher
 from tests.support.calls import refused
 from tests.support.driver import Driver
 from tests.support.gate import Gate
+from tests.support.pods import wait_for
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.unpacking import directory, reg, tar
 
@@ -178,6 +179,7 @@ def test_disk_that_others_fill_breaks_no_volume_and_keeps_no_local_artifact_from
         first, second = driver.target("first"), driver.target("second")
         driver.publish(first, volume_id="first", reference=reference)
         content = (first / "seen").read_bytes()
+        wait_for((driver.state / "reserve").exists)  # upkeep takes it when the driver serves already
         disk.fill()
         driver.publish(second, volume_id="second", reference=reference)
         assert (second / "seen").read_bytes() == (first / "seen").read_bytes() == content
