@@ -103,7 +103,7 @@ class Driver:
         return self
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self.process is not None
             assert self.process.poll() is None, f"the driver ended: {self.log[-3000:]}"
