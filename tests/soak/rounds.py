@@ -19,10 +19,11 @@ from tests.support.dying_driver import POINTS, dying
 from tests.support.outside import Outside
 
 _PODS = 6
-_POLICY = """
-pulls: {rangeBytes: 1Mi}
-store: {maxBytes: 10Mi, highWatermark: 50, lowWatermark: 25, minAge: 0s}
-"""
+_POLICY = "pulls: {{rangeBytes: 1Mi}}\nstore: {{minAge: 0s, {limits}}}\n"
+_LIMITS = (
+    "maxBytes: 10Mi, highWatermark: 50, lowWatermark: 25",  # a start collects
+    "maxBytes: 7Mi, highWatermark: 95, lowWatermark: 80",  # a pull does, for its own sake
+)
 _EMPTY = ("volumes", "leases", "holders", "artifacts", "plans", "contents", "tags")
 """Tables that have no rows when nothing is here."""
 _ENDINGS = (0.5, 0.25, 0.25)
@@ -38,13 +39,12 @@ class Node:
     def __init__(self, directory: Path, pusher: Pusher, repository: str, seed: int) -> None:
         """Let chance follow from `seed`; what the processes make of it, nobody can repeat."""
         directory.mkdir(exist_ok=True)
-        config = directory / "policy.yaml"
-        config.write_text(_POLICY)
-        self.driver = Driver(directory, "--config", str(config))
+        self._config = directory / "policy.yaml"
+        self.driver = Driver(directory, "--config", str(self._config))
         self._chance = random.Random(seed)  # noqa: S311 (moments, no secrets)
         self._outside = Outside(self.driver.state)
         shelf = Shelf(pusher, repository, self._fork())
-        self._operator = Operator(shelf, self.driver.state, config, self._fork())
+        self._operator = Operator(shelf, self.driver.state, self._config, self._fork())
         self.pods = [Pod(self.driver, shelf, f"pod-{number}", self._fork()) for number in range(_PODS)]
 
     def _fork(self) -> random.Random:
@@ -55,6 +55,7 @@ class Node:
         point = self._chance.choices(["", "any step", self._chance.choice(sorted(POINTS))], _ENDINGS)[0]
         count, seconds = self._chance.randint(1, _MOST_STEPS), self._chance.uniform(0.05, _LONGEST_SECONDS)
         self.driver.runner = dying(point, count) if point else ()
+        self._config.write_text(_POLICY.format(limits=self._chance.choice(_LIMITS)))
         if self._is_started():
             if not point:
                 self._check_statistics()
