@@ -21,15 +21,13 @@ def title(archive: PlanArchive) -> str:
     return archive.blob.annotations.get(media_types.TITLE, "").rstrip("/")
 
 
-def whole(plan: Plan, lost: Iterable[Path], given_up: frozenset[str] = frozenset()) -> tuple[PlanArchive, ...]:
-    """Return the archives of a plan that can be reused: titled directories of which nothing is among `lost`.
+def whole(plan: Plan, touched: Iterable[Path], given_up: frozenset[str] = frozenset()) -> tuple[PlanArchive, ...]:
+    """Return the archives of a plan that can be reused: titled directories with nothing at, above or below `touched`.
 
-    A lost directory is lost with all below. Archives with titles that are `given_up` are not reused either.
+    Archives with titles that are `given_up` are not reused either.
     """
-    gone = {archive.name.components for archive in plan.entries}  # a layer of its own is no part of an archive
-    paths = {path for path in lost if path not in gone}
     broken = {root(archive) for archive in plan.archives if _is_broken(archive, plan, given_up)}
-    broken |= _overlapping(map(root, plan.archives), paths)
+    broken |= _overlapping(map(root, plan.archives), touched)
     while more := _overlapping((root(archive) for archive in plan.archives), broken) - broken:
         broken |= more
     return tuple(archive for archive in plan.archives if root(archive) not in broken)

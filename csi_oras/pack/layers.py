@@ -76,14 +76,17 @@ def plan_layers(merged: Merged, plan: Plan, most_files: int) -> list[LayerPlan]:
     """Decide the layers of a volume over the base that `plan` says; small files become at most `most_files` layers."""
     reused = [entry for entry in plan.entries if _is_reused(entry, merged.lost)]
     blobs = {entry.name: entry.blob for entry in plan.entries}
+    lost = merged.lost - {name.components for name in blobs}  # a layer of its own is no part of an archive
     given_up: frozenset[str] = frozenset()
     while True:
-        whole = archives.whole(plan, merged.lost, given_up)
+        whole = archives.whole(plan, lost, given_up)
         files, packed = _shared_out(_left(merged, reused, blobs.keys(), whole), blobs.keys(), most_files)
         clashing = {archives.title(archive) for archive in whole} & packed.keys()
         if not clashing:  # ORAS takes no title twice
             break
         given_up |= clashing
+    if not merged.kept <= {archives.root(archive) for archive in whole}:
+        raise RuntimeError("a directory is to be packed that nobody has looked into")
     layers: list[LayerPlan] = [Reused(descriptor=_descriptor(entry)) for entry in reused]
     layers += [Reused(descriptor=archive.blob) for archive in whole]
     layers += [WholeFile(name=name, file=file, before=blobs.get(name)) for name, file in files.items()]

@@ -30,12 +30,14 @@ class Uncarriable:
 class Merged:
     """The files, links and empty directories of a volume in the order of their names, without what is kept unseen.
 
-    `lost` are paths that the base has and the volume no more, or with another content.
+    `lost` are paths that the base has and the volume no more, or with another content; `kept` those of directories
+    that nobody has looked into.
     """
 
     entries: dict[Name, Carried]
     uncarriable: tuple[Uncarriable, ...]
     lost: frozenset[Path]
+    kept: frozenset[Path]
     is_changed: bool
 
 
@@ -68,6 +70,7 @@ def merge(base: Iterable[Change], written: Iterable[Change], selection: Selectio
         entries=entries,
         uncarriable=tuple(uncarriable),
         lost=frozenset(tree.lost),
+        kept=frozenset(tree.kept),
         is_changed=tree.is_changed,
     )
 
@@ -77,6 +80,7 @@ class _Tree:
 
     def __init__(self, selection: Selection) -> None:
         self.lost: set[Path] = set()
+        self.kept: set[Path] = set()
         self.is_changed = False
         self._selection = selection
         self._root = _Directory()
@@ -91,6 +95,8 @@ class _Tree:
                     self.lost.add(path[:depth])
                 node = directory.children[component] = _Directory()
             directory = node
+        if isinstance(found, Kept):
+            self.kept.add(path)
         if not isinstance(found, Whiteout):
             directory.children[path[-1]] = _Directory(found) if isinstance(found, Directory) else found
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from csi_oras.oci.name import METADATA, Name
+from csi_oras.oci.name import Name
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.selection import Selection
 from csi_oras.pack import archives
@@ -62,6 +62,5 @@ def survey(volume: Volume, selection: Selection, limits: WalkLimits, most_files:
 
 
 def _unseen(plan: Plan, touched: Iterable[Path]) -> frozenset[Path]:
-    """Return directories of the base that need no look: no layer brings them but archives that nothing touches."""
-    whole = archives.whole(plan, touched)
-    return frozenset({(METADATA,), *map(archives.root, whole)}) - {()}
+    """Return directories of the base that need no look: archives bring them whose layers will be reused as they are."""
+    return frozenset(map(archives.root, archives.whole(plan, touched))) - {()}

@@ -17,8 +17,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from csi_oras import kernel
-from csi_oras.errors import LimitExceededError, StoreBrokenError, VolumeBusyError, printable
-from csi_oras.oci.name import Name, UnsafeNameError
+from csi_oras.errors import VolumeBusyError, LimitExceededError, StoreBrokenError, printable
+from csi_oras.oci.name import METADATA, Name, UnsafeNameError
 from csi_oras.oci.selection import Selection
 from csi_oras.pack.found import Change, Directory, File, Found, Kept, Link, Origin, Path, Special, Whiteout
 
@@ -62,12 +62,13 @@ def written(root: int, selection: Selection, limits: WalkLimits, subject: str) -
 
 
 def given(root: int, kept: frozenset[Path], subject: str) -> Iterator[Change]:
-    """Yield what is in a tree of the store, open as `root`, without looking into directories that are `kept`.
+    """Yield what is in a tree of the store but metadata, without looking into directories that are `kept`.
 
     Raises:
         StoreBrokenError: it cannot be read.
     """
-    return _Walk(root, Origin.BASE, subject, lambda _path, _status: None).changes(lambda _: False, kept)
+    walk = _Walk(root, Origin.BASE, subject, lambda _path, _status: None)
+    return (change for change in walk.changes(lambda _: False, kept) if change[0] != (METADATA,))
 
 
 class _Count:
