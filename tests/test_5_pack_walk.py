@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_oras.errors import VolumeBusyError, LimitExceededError
+from csi_oras.errors import LimitExceededError, VolumeBusyError
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import DEEPEST
 from csi_oras.oci.selection import Selection

@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from csi_oras import kernel
-from csi_oras.errors import VolumeBusyError, LimitExceededError, StoreBrokenError, printable
+from csi_oras.errors import LimitExceededError, StoreBrokenError, VolumeBusyError, printable
 from csi_oras.oci.name import METADATA, Name, UnsafeNameError
 from csi_oras.oci.selection import Selection
 from csi_oras.pack.found import Change, Directory, File, Found, Kept, Link, Origin, Path, Special, Whiteout
