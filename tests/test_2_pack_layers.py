@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import Name
-from csi_oras.oci.plan import Plan
+from csi_oras.oci.plan import Compression, Plan, PlanArchive
 from csi_oras.oci.selection import Selection
 from csi_oras.pack.found import Change, Kept, Whiteout
 from csi_oras.pack.layers import LARGE_BYTES, LayerPlan, PackedDirectory, Reused, WholeFile, plan_layers
@@ -211,3 +212,13 @@ def test_directory_that_nobody_looked_into_is_reused_or_nothing_is_made_of_it() 
     assert told(layers(PACKED, [*tree, at("f", a_file(BASE))], [])) == ["reused d", "reused f"]
     with pytest.raises(RuntimeError, match="nobody has looked into"):
         layers(PACKED, tree, [at("d", a_file(UPPER))])
+
+
+def test_layers_of_an_image_are_packed_anew_as_directories() -> None:
+    blob = Descriptor.of(b"tar", TAR_GZIP)
+    archive = PlanArchive(blob=blob, layer=0, rule="image layer", compression=Compression.GZIP, is_image_layer=True)
+    merged = merge(
+        [*TREE, at("g", a_directory(BASE)), at("g/x", a_file(BASE))], [at("new", a_file(UPPER))], Selection()
+    )
+    found = plan_layers(merged, Plan(archives=(archive,)), 100)
+    assert told(found) == ["packed d: d/a d/e", "file f", "packed g: g/x", "file new"]

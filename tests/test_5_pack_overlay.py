@@ -145,3 +145,40 @@ def test_volume_is_shown_by_what_is_pushed_as_the_kernel_showed_it_last(tmp_path
         base = overlay.pushed(most_files=chance.choice([0, 3, 100]))
         assert laid_out(base, tmp_path / f"{generation}-after") == expected
         assert max(Counter(titles(base)).values(), default=1) == 1
+
+
+def test_packed_directory_that_nothing_touches_is_not_looked_into(tmp_path: Path) -> None:
+    overlay = Overlay(tmp_path / "volume", Base(layers=_NESTED[1:3]))
+    shutil.rmtree(overlay.tree / "a" / "c")
+    (overlay.tree / "a" / "unseen").touch()
+    with overlay.mounted() as root:
+        (root / "c").unlink()
+        (root / "new").touch()
+    assert [layer.title for layer in overlay.survey().layers] == ["a", "new"]
+    assert overlay.pushed().layers[0].content == _NESTED[1].content
+
+
+def test_volume_that_nobody_wrote_to_is_its_base_unchanged(tmp_path: Path) -> None:
+    overlay = Overlay(tmp_path / "volume", Base(layers=_NESTED))
+    with overlay.mounted() as root:
+        (root / "a" / "new").touch()
+        (root / "a" / "new").unlink()
+    found = overlay.survey()
+    assert not found.is_changed
+    pushed = overlay.pushed()
+    assert sorted(layer.content for layer in pushed.layers) == sorted(layer.content for layer in _NESTED)
+
+
+def test_equal_content_makes_equal_layers(tmp_path: Path) -> None:
+    made = []
+    for number in range(2):
+        overlay = Overlay(tmp_path / str(number))
+        with overlay.mounted() as root:
+            names = ["b", "a", "c"] if number else ["a", "c", "b"]
+            for name in names:
+                (root / "d" / name).mkdir(parents=True)
+                (root / "d" / name / "file").write_bytes(name.encode())
+                (root / "d" / name / "file").chmod(0o600 + number * 0o44)
+            (root / "d" / "link").symlink_to("a")
+        made.append(overlay.pushed())
+    assert made[0] == made[1]
