@@ -111,6 +111,14 @@ class RegistryUnavailableError(UnobtainableError):
     """Seconds for which the registry wants to be left alone; 0 where it does not say."""
 
 
+class PushRefusedError(UnobtainableError):
+    """The registry does not take what is pushed: too large, over a quota, a tag that never moves."""
+
+
+class ContentChangedError(UnobtainableError):
+    """What is pushed is no longer what it was when the push began."""
+
+
 class NoSpaceError(UnobtainableError):
     """The store has no room for the artifact."""
 

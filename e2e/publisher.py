@@ -6,8 +6,9 @@ from pathlib import Path
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.reference import Reference
 from csi_oras.registry import credentials
-from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.pushes import PushClient
 from csi_oras.registry.registries import Registries
+from csi_oras.registry.sources import in_memory
 from csi_oras.registry.transport import Transport
 from csi_oras.telemetry.secrets import Secret
 from tests.support.artifacts import manifest
@@ -24,14 +25,15 @@ def publish(reference: str, packed: Packed) -> str:
         transport.close()
 
 
-def _repository(transport: Transport, target: Reference) -> RepositoryClient:
+def _repository(transport: Transport, target: Reference) -> PushClient:
     config = os.environ.get("CSI_ORAS_E2E_REGISTRY_CONFIG")
     secret = {credentials.DOCKER_CONFIG_KEY: Secret(Path(config).read_text())} if config else {}
-    return Registries(transport).repository(target.repository, credentials.from_secret(secret, target.repository))
+    credential = credentials.from_secret(secret, target.repository)
+    return Registries(transport).repository(target.repository, credential).pushes()
 
 
-def _publish(client: RepositoryClient, target: Reference, packed: Packed) -> str:
+def _publish(client: PushClient, target: Reference, packed: Packed) -> str:
     for layer in (packed.config, *packed.layers):
-        client.upload(Descriptor.of(layer.content, layer.media_type), layer.content)
+        client.upload(Descriptor.of(layer.content, layer.media_type), in_memory(layer.content))
     content = manifest(packed.layers, packed.config, packed.media_type)
     return str(client.put_manifest(target.identifier, content, packed.media_type))

@@ -105,7 +105,7 @@ def test_token_is_kept_for_each_repository_action_and_credential(fake: FakeRegis
         connect("t/x", ME).manifest("v1", limit=LIMIT)
         connect("t/y", ME).manifest("v1", limit=LIMIT)
         connect("t/x", user("you", "your-password")).manifest("v1", limit=LIMIT)
-        connect("t/x", ME).has_blob(blob.digest)
+        connect("t/x", ME).pushes().has_blob(blob.digest)
     asked = [(request.authorization, request.query["scope"]) for request in fake.seen("/token")]
     me, you = basic("me", "right-password"), basic("you", "your-password")
     assert asked == [
@@ -146,7 +146,7 @@ def test_expired_token_is_renewed_once(fake: FakeRegistry, connect: Connect) -> 
 
 def test_expired_token_in_a_put_of_a_manifest_is_renewed(fake: FakeRegistry, connect: Connect) -> None:
     fake.require_tokens(me="right-password")
-    client = connect(credential=ME)
+    client = connect(credential=ME).pushes()
     client.put_manifest("one", b"{}", "application/vnd.oci.image.manifest.v1+json")
     fake.expire_tokens()
     client.put_manifest("two", b"{}", "application/vnd.oci.image.manifest.v1+json")

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import io
 import json
 import tracemalloc
 
@@ -313,37 +312,3 @@ def test_blob_of_another_repository_is_not_found(fake: FakeRegistry, connect: Co
     del fake
     with pytest.raises(ArtifactNotFoundError):
         read(connect("t/other"))
-
-
-# -- pushes
-
-
-def test_upload_and_manifest_are_there_afterwards(fake: FakeRegistry, connect: Connect) -> None:
-    client, blob = connect("t/new"), Descriptor.of(b"pushed", "a/b")
-    assert not client.has_blob(blob.digest)
-    client.upload(blob, io.BytesIO(b"pushed"))
-    assert client.has_blob(blob.digest)
-    assert client.put_manifest("v1", b"{}", OCI_MANIFEST) == Digest.of(b"{}")
-    assert fake.blobs["t/new"] == {str(blob.digest): b"pushed"}
-    assert fake.manifests["t/new"]["v1"] == (b"{}", OCI_MANIFEST)
-
-
-def test_push_to_a_token_registry_asks_for_both_actions_before_the_body(fake: FakeRegistry, connect: Connect) -> None:
-    fake.require_tokens(anonymous=True)
-    connect("t/new").put_manifest("v1", b"{}", OCI_MANIFEST)
-    assert [request.method for request in fake.seen("/manifests/")] == ["PUT"]
-    assert fake.seen("/token")[0].query["scope"] == "repository:t/new:pull,push"
-
-
-def test_upload_of_other_bytes_than_described_is_refused_by_the_registry(fake: FakeRegistry, connect: Connect) -> None:
-    with pytest.raises(BadResponseError, match="digest invalid"):
-        connect().upload(Descriptor.of(b"right", "a/b"), b"wrong")
-    assert fake.count(method="PUT") == 1
-
-
-@pytest.mark.parametrize("code", [200, 204, 301, 307, 404, 500])
-def test_put_that_is_not_created_is_an_error(fake: FakeRegistry, connect: Connect, code: int) -> None:
-    fake.bend("/manifests/", status(code, Location="/elsewhere"))
-    with pytest.raises(CsiOrasError):
-        connect().put_manifest("v1", b"{}", OCI_MANIFEST)
-    assert fake.count("/elsewhere") == 0

@@ -1,6 +1,5 @@
 """The client against the CNCF registry itself, open and behind htpasswd."""
 
-import io
 import os
 from collections.abc import Iterator
 
@@ -13,8 +12,9 @@ from csi_oras.oci.reference import Reference, Repository
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.registries import Registries
+from csi_oras.registry.sources import in_memory
 from csi_oras.registry.transport import Transport
-from tests.support.artifacts import OCI_MANIFEST, Layer, Pusher, files, manifest
+from tests.support.artifacts import OCI_MANIFEST, Pusher, files
 from tests.support.fake_registry import basic
 from tests.support.fakes import user
 from tests.support.planted import planted
@@ -77,29 +77,13 @@ def test_private_registry_refuses_everybody_else(
     assert "wrong-password" not in str(caught.value)
 
 
-def test_private_registry_takes_a_push_with_the_right_password_only(
-    private: Distribution, registries: Registries, repository: str
-) -> None:
-    blob, config = Descriptor.of(b"pushed", "a/b"), Descriptor.of(b"{}", "a/b")
-    with pytest.raises(UnauthenticatedError):
-        opened(registries, private.address, repository).upload(blob, b"pushed")
-    client = opened(registries, private.address, repository, user("me", "right-password"))
-    assert not client.has_blob(blob.digest)
-    client.upload(blob, io.BytesIO(b"pushed"))
-    client.upload(config, b"{}")
-    content = manifest([Layer(content=b"pushed", title="a")])
-    digest = client.put_manifest("v1", content, OCI_MANIFEST)
-    assert client.has_blob(blob.digest)
-    assert client.digest_hint("v1") == digest == client.manifest(str(digest), limit=LIMIT, expected=digest).digest
-
-
 def test_large_upload_and_ranges_of_it_are_whole(
     registry: Distribution, registries: Registries, repository: str
 ) -> None:
     content = os.urandom(3 << 20)
     blob = Descriptor.of(content, "application/octet-stream")
     client = opened(registries, registry.address, repository)
-    client.upload(blob, io.BytesIO(content))
+    client.pushes().upload(blob, in_memory(content))
     found, buffer = bytearray(), memoryview(bytearray(1 << 20))
     for start in range(0, len(content), 1_000_000):
         with client.blob(blob, start, min(start + 1_000_000, len(content))) as stream:

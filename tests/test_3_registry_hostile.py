@@ -30,6 +30,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.registries import Registries
+from csi_oras.registry.sources import in_memory
 from csi_oras.registry.transport import Transport
 from tests.support.artifacts import OCI_MANIFEST, files
 from tests.support.certificates import Authority, server_context
@@ -146,7 +147,7 @@ def test_upload_that_gives_up_tls_is_refused_before_a_byte_is_sent(
     for location in (evil.url("/upload"), f"http://{secure.address}/v2/t/x/blobs/uploads/1"):
         secure.bend("/uploads/", header(Location=location), method="POST", times=2)
         with pytest.raises(BadResponseError):
-            client.upload(BLOB, CONTENT)
+            client.pushes().upload(BLOB, in_memory(CONTENT))
     assert evil.count() == 0
     assert secure.count(method="PUT") == 0
 

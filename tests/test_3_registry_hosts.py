@@ -19,6 +19,7 @@ from csi_oras.oci.reference import Repository
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.registries import Registries
+from csi_oras.registry.sources import in_memory
 from csi_oras.registry.transport import Transport
 from tests.support.artifacts import OCI_MANIFEST, files
 from tests.support.fake_registry import FakeRegistry, basic, bearer
@@ -286,14 +287,15 @@ def test_tag_that_nobody_may_resolve_is_not_found(open_: Open, upstream: FakeReg
 
 
 def test_push_goes_to_the_first_host_that_takes_one(open_: Open, upstream: FakeRegistry, mirror: FakeRegistry) -> None:
-    client = open_(host(mirror, 'capabilities = ["pull", "resolve"]'))
+    client = open_(host(mirror, 'capabilities = ["pull", "resolve"]')).pushes()
     blob = Descriptor.of(b"pushed", "a/b")
     assert not client.has_blob(blob.digest)
-    client.upload(blob, b"pushed")
+    client.upload(blob, in_memory(b"pushed"))
     client.put_manifest("v2", b"{}", OCI_MANIFEST)
     assert mirror.count() == 0
     assert upstream.manifests["t/x"]["v2"] == (b"{}", OCI_MANIFEST)
-    open_(host(mirror)).put_manifest("v3", b"{}", OCI_MANIFEST)  # as containerd: all capabilities if none are named
+    # as containerd: all capabilities if none are named
+    open_(host(mirror)).pushes().put_manifest("v3", b"{}", OCI_MANIFEST)
     assert "v3" in mirror.manifests["t/x"]
     assert "v3" not in upstream.manifests["t/x"]
 
@@ -301,7 +303,7 @@ def test_push_goes_to_the_first_host_that_takes_one(open_: Open, upstream: FakeR
 def test_push_that_nobody_takes_is_an_error(open_: Open, upstream: FakeRegistry) -> None:
     client = open_(f'server = "{upstream.url("")}"\ncapabilities = ["pull"]\n')
     with pytest.raises(ArtifactNotFoundError, match="no host that may push"):
-        client.put_manifest("v2", b"{}", OCI_MANIFEST)
+        client.pushes().put_manifest("v2", b"{}", OCI_MANIFEST)
 
 
 def test_referrers_are_asked_of_hosts_that_have_them(
@@ -337,7 +339,7 @@ def test_credential_goes_to_the_registry_and_never_to_a_mirror(
 def test_credential_of_a_push_is_not_shown_to_a_mirror_that_takes_it(open_: Open, mirror: FakeRegistry) -> None:
     mirror.require_tokens(me="my-password")
     with pytest.raises(UnauthenticatedError, match="no anonymous token"):
-        open_(host(mirror), ME).put_manifest("v2", b"{}", OCI_MANIFEST)
+        open_(host(mirror), ME).pushes().put_manifest("v2", b"{}", OCI_MANIFEST)
 
 
 def test_registry_by_plain_http_and_by_its_own_name_sees_the_credential(open_: Open, upstream: FakeRegistry) -> None:
@@ -419,7 +421,7 @@ def test_realm_or_upload_at_another_origin_is_no_way_to_a_mirrors_headers(
     client = open_(HEADERS.format(url=mirror.url("")), ME)
     client.manifest("v1", limit=LIMIT)
     with pytest.raises(CsiOrasError):
-        client.upload(BLOB, CONTENT)
+        client.pushes().upload(BLOB, in_memory(CONTENT))
     assert all(request.headers["X-Team"] is None for request in evil.seen())
     assert evil.count("/upload") == 0
 

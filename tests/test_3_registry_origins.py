@@ -6,6 +6,7 @@ from csi_oras.errors import BadResponseError, CsiOrasError, RegistryUnavailableE
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.registry import hosts
 from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.sources import in_memory
 from csi_oras.registry.transport import Origin
 from tests.support.artifacts import files
 from tests.support.fake_registry import FakeRegistry, basic, bearer
@@ -190,7 +191,7 @@ def test_upload_location_at_another_origin_is_refused_before_a_byte_is_sent(
     fake.bend("/blobs/uploads/", status(401, WWW_Authenticate="Basic realm=a"), times=1)
     fake.bend("/blobs/uploads/", status(202, Location=evil.url("/upload")))
     with pytest.raises(BadResponseError, match="upload sent to another host"):
-        connect(credential=ME).upload(BLOB, b"alpha")
+        connect(credential=ME).pushes().upload(BLOB, in_memory(b"alpha"))
     assert evil.count() == 0
 
 
@@ -201,7 +202,7 @@ def test_upload_location_with_another_scheme_host_or_user_is_refused(
 ) -> None:
     fake.bend("/blobs/uploads/", status(202, Location=location.format(address=fake.address)), method="POST")
     with pytest.raises(BadResponseError):
-        connect().upload(BLOB, b"alpha")
+        connect().pushes().upload(BLOB, in_memory(b"alpha"))
     assert fake.count(method="PUT") == 0
 
 
@@ -209,7 +210,7 @@ def test_upload_location_with_another_scheme_host_or_user_is_refused(
 def test_upload_keeps_the_query_of_the_location_as_it_is(fake: FakeRegistry, connect: Connect) -> None:
     location = "/v2/t/x/blobs/uploads/1?state=a%2Bb%3D&x"
     fake.bend("/blobs/uploads/", status(202, Location=location), method="POST")
-    connect().upload(BLOB, b"alpha")
+    connect().pushes().upload(BLOB, in_memory(b"alpha"))
     assert fake.seen(method="PUT")[0].query == {"state": "a+b=", "digest": str(BLOB.digest)}
 
 

@@ -29,7 +29,8 @@ from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.reference import Reference
 from csi_oras.store.leases import PullLease
 from csi_oras.telemetry.progress import Progress as TransferProgress
-from csi_oras.transfer import push as pushes
+from csi_oras.transfer.files import find_files, layers_of
+from csi_oras.transfer.push import Pusher, manifest_of
 from csi_oras.transfer.request import PulledArtifact, PullRequest
 from csi_oras.volume import attributes
 
@@ -75,13 +76,18 @@ def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) 
 def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """Push files as an artifact: each becomes a layer under its relative name."""
     target = Reference.parse(reference)
-    files = pushes.find_files(paths)
+    if target.digest or not target.tag:
+        raise InvalidRequestError(str(target), "cannot be pushed to by digest", "name a tag")
+    files = find_files(paths)
     with application(options) as app:
         given = credential(target, options) or app.keychain.of_node(target.repository).credential
-        client = app.registries.repository(target.repository, given)
+        client = app.registries.repository(target.repository, given).pushes()
         progress = TransferProgress()
         with bars(progress, f"pushing {target}"):
-            pushed = pushes.push(client, target, files, artifact_type, progress)
+            layers = layers_of(files)
+            manifest = manifest_of([layer.blob for layer in layers], artifact_type)
+            pushed = Pusher().push(client, layers, manifest, progress)
+            client.put_manifest(target.tag, manifest.content, manifest.media_type)
     pinned = target.pinned(pushed.digest)
     document = {
         "reference": str(pinned),

@@ -20,6 +20,8 @@ CODES: dict[type[errors.CsiOrasError], grpc.StatusCode] = {
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.AccessDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.RegistryUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.PushRefusedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ContentChangedError: grpc.StatusCode.ABORTED,
     errors.NoSpaceError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnhealthyError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StoreBrokenError: grpc.StatusCode.UNAVAILABLE,

@@ -21,6 +21,9 @@ class Hasher(Protocol):
     def hexdigest(self) -> str:
         """Return the digest so far in lower-case hexadecimal."""
 
+    def copy(self) -> "Hasher":
+        """Return another one that has been given the same bytes."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:

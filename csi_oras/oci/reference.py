@@ -75,6 +75,10 @@ class Repository:
     def __str__(self) -> str:
         return f"{self.registry}/{self.name}"
 
+    def at(self, identifier: str) -> str:
+        """Return what messages call something of it, by tag or digest."""
+        return f"{self}{'@' if ':' in identifier else ':'}{identifier}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:

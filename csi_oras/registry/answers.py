@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from csi_oras.errors import BadResponseError, RegistryUnavailableError, SizeMismatchError, UnacceptableError, printable
+from csi_oras.errors import (
+    BadResponseError,
+    DigestMismatchError,
+    RegistryUnavailableError,
+    SizeMismatchError,
+    UnacceptableError,
+    printable,
+)
 from csi_oras.oci import document as json
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
@@ -96,6 +103,17 @@ def digest_like(expected: Digest, content: bytes) -> Digest:
     hasher = expected.hasher()
     hasher.update(content)
     return Digest(expected.algorithm, hasher.hexdigest())
+
+
+def check_digest(answered: str, digest: Digest, subject: str) -> None:
+    """Let a Docker-Content-Digest pass that is what was sent, or none; registries may name another algorithm's.
+
+    Raises:
+        DigestMismatchError: it is that of something else.
+    """
+    if answered.partition(":")[0] == digest.algorithm and answered != str(digest):
+        cause = f"the registry says that it has taken {printable(answered, 80)} instead of {digest}"
+        raise DigestMismatchError(subject, cause, "report it")
 
 
 def check_length(length: str, size: int, subject: str) -> None:

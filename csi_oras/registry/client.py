@@ -1,4 +1,4 @@
-"""A repository as one credential sees it: manifests, blobs, uploads (distribution-spec 1.1).
+"""A repository as one credential sees it: manifests, blobs, lists (distribution-spec 1.1, Pull).
 
 A registry may have several hosts, mirrors among them: the first that answers well serves, and what it serves by
 digest is checked like everything else. The credential goes to the registry itself; a mirror has its own or none.
@@ -6,12 +6,11 @@ digest is checked like everything else. The credential goes to the registry itse
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import IO, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 from csi_oras.errors import (
     ArtifactNotFoundError,
-    BadResponseError,
     DigestMismatchError,
     SizeMismatchError,
     UnacceptableError,
@@ -24,19 +23,18 @@ from csi_oras.registry import answers, pages, referrers
 from csi_oras.registry import tags as lists
 from csi_oras.registry.answers import BlobStream, FetchedManifest
 from csi_oras.registry.credentials import Credential
-from csi_oras.registry.failures import LARGEST_ERROR
 from csi_oras.registry.host import lenders
 from csi_oras.registry.hosts_file import Capability
+from csi_oras.registry.pushes import PushClient
 from csi_oras.registry.retries import ATTEMPTS, retried
 from csi_oras.registry.rota import DOUBT_SECONDS, Rota
-from csi_oras.registry.session import Session, joined
+from csi_oras.registry.session import Session
 from csi_oras.registry.tags import TagList
-from csi_oras.registry.transport import Origin
+from csi_oras.registry.uploads import CHUNK_BYTES
 
-_OK, _CREATED, _ACCEPTED, _PARTIAL = 200, 201, 202, 206
+_OK, _PARTIAL = 200, 206
 _NOT_FOUND, _NO_SUCH_METHOD, _RANGE_NOT_SATISFIABLE = 404, 405, 416
 _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
-_PUSH = "pull,push"
 
 _Result = TypeVar("_Result")
 
@@ -88,7 +86,7 @@ class RepositoryClient:
         )
 
     def _manifest(self, session: Session, identifier: str, limit: int, expected: Digest | None) -> FetchedManifest:
-        subject = self._named(identifier)
+        subject = self.repository.at(identifier)
         with session.get("GET", f"/manifests/{identifier}", subject, _ACCEPT) as response:
             session.expect(response, subject, _OK)
             answers.refuse_encoded(response, subject)
@@ -110,7 +108,7 @@ class RepositoryClient:
         return self._asked(lambda session: self._digest_hint(session, tag), *_needed_for(tag))
 
     def _digest_hint(self, session: Session, tag: str) -> Digest | None:
-        subject = self._named(tag)
+        subject = self.repository.at(tag)
         with session.get("HEAD", f"/manifests/{tag}", subject, _ACCEPT) as response:
             if response.status == _NO_SUCH_METHOD:  # as containerd, we ask such a registry by GET
                 return None
@@ -136,7 +134,7 @@ class RepositoryClient:
             yield stream
 
     def _open(self, session: Session, blob: Descriptor, start: int, end: int | None) -> BlobStream:
-        subject = self._named(str(blob.digest))
+        subject = self.repository.at(str(blob.digest))
         ranged = start > 0 or end is not None
         last = (blob.size if end is None else end) - 1
         headers = {"Range": f"bytes={start}-{last}"} if ranged else {}
@@ -174,62 +172,20 @@ class RepositoryClient:
         content = bytes(buffer[:done])
         if done != blob.size:
             cause = f"has {'more than ' if done > blob.size else ''}{min(done, blob.size)} bytes, not {blob.size}"
-            raise SizeMismatchError(self._named(str(blob.digest)), cause, "push it again, or report it")
+            raise SizeMismatchError(self.repository.at(str(blob.digest)), cause, "push it again, or report it")
         if (digest := answers.digest_like(blob.digest, content)) != blob.digest:
             raise DigestMismatchError(
-                self._named(str(blob.digest)), f"the registry sent bytes with digest {digest}", "report it"
+                self.repository.at(str(blob.digest)), f"the registry sent bytes with digest {digest}", "report it"
             )
         return content
 
-    def has_blob(self, digest: Digest) -> bool:
-        """Say whether the repository has a blob, before it is uploaded for nothing.
+    def pushes(self, chunk_bytes: int = CHUNK_BYTES) -> PushClient:
+        """Return what pushes here: to one host, as containerd the first that may.
 
         Raises:
-            UnobtainableError: the registry does not say.
+            ArtifactNotFoundError: there is none.
         """
-        session, subject = self._for_pushes(), self._named(str(digest))
-        with session.get("HEAD", f"/blobs/{digest}", subject, {}, actions=_PUSH) as response:
-            response.read(0)
-            if response.status == _NOT_FOUND:
-                return False
-            session.expect(response, subject, _OK)
-            return True
-
-    def upload(self, blob: Descriptor, source: bytes | IO[bytes]) -> None:
-        """Upload `blob` in one piece (distribution-spec, POST then PUT); `source` is read once.
-
-        Raises:
-            UnobtainableError: the registry does not take it.
-            BadResponseError: the upload is sent to another origin.
-        """
-        session, subject = self._for_pushes(), self._named(str(blob.digest))
-        with session.get("POST", "/blobs/uploads/", subject, {"Content-Length": "0"}, actions=_PUSH) as response:
-            response.read(LARGEST_ERROR)
-            session.expect(response, subject, _ACCEPTED)
-            location = joined(session.url("/blobs/uploads/"), response.header("Location"))
-        if Origin.of(location) != session.host.origin:
-            raise BadResponseError(subject, "the registry wants the upload sent to another host")  # CVE-2026-50151
-        url = f"{location}{'&' if '?' in location else '?'}digest={blob.digest}"
-        headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
-        with session.send("PUT", url, headers, _PUSH, source) as response:
-            session.expect(response, subject, _CREATED)
-            response.read(LARGEST_ERROR)
-
-    def put_manifest(self, identifier: str, content: bytes, media_type: str) -> Digest:
-        """Put a manifest under a tag or its digest, and return its digest.
-
-        Raises:
-            UnobtainableError: the registry does not take it.
-        """
-        session, subject = self._for_pushes(), self._named(identifier)
-        headers = {"Content-Type": media_type, "Content-Length": str(len(content))}
-        with session.send("PUT", session.url(f"/manifests/{identifier}"), headers, _PUSH, content) as response:
-            session.expect(response, subject, _CREATED)
-            response.read(LARGEST_ERROR)
-        return Digest.of(content)
-
-    def _named(self, identifier: str) -> str:
-        return f"{self.repository}{'@' if ':' in identifier else ':'}{identifier}"
+        return PushClient(self.repository, self._able(Capability.PUSH)[0], self._attempts, chunk_bytes)
 
     def _asked(self, action: Callable[[Session], _Result], *needed: Capability) -> _Result:
         return retried(lambda: self._first(action, *needed), self._attempts)
@@ -237,10 +193,6 @@ class RepositoryClient:
     def _first(self, action: Callable[[Session], _Result], *needed: Capability) -> _Result:
         """Return the first good answer of the hosts that may be asked for what is needed."""
         return self._rota.ask(self._able(*needed), action)
-
-    def _for_pushes(self) -> Session:
-        """Return the host that takes all of a push: as containerd, the first that may."""
-        return self._able(Capability.PUSH)[0]
 
     def _able(self, *needed: Capability) -> list[Session]:
         able = [session for session in self._sessions if session.host.can(*needed)]
@@ -266,7 +218,7 @@ class RepositoryClient:
         return [entry for entry in found if artifact_type in ("", entry.artifact_type)]
 
     def _referrers(self, session: Session, digest: Digest, artifact_type: str) -> list[Descriptor] | None:
-        subject = f"referrers of {self._named(str(digest))}"
+        subject = f"referrers of {self.repository.at(str(digest))}"
         query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
         found: list[Descriptor] = []
         for _ in range(referrers.MOST_PAGES):
@@ -294,7 +246,7 @@ class RepositoryClient:
     def _tagged_referrers(self, digest: Digest) -> list[Descriptor]:
         tag = referrers.tag_of(digest)
         try:
-            return referrers.entries(self.manifest(tag, limit=referrers.LARGEST_PAGE).content, self._named(tag))
+            return referrers.entries(self.manifest(tag, limit=referrers.LARGEST_PAGE).content, self.repository.at(tag))
         except ArtifactNotFoundError:
             return []
 

@@ -8,6 +8,7 @@ from csi_oras.errors import (
     ArtifactNotFoundError,
     BadResponseError,
     CsiOrasError,
+    PushRefusedError,
     RegistryUnavailableError,
     UnauthenticatedError,
     printable,
@@ -18,9 +19,10 @@ from csi_oras.registry.retries import asked_pause
 from csi_oras.registry.transport import Response
 from csi_oras.telemetry.secrets import Secret
 
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
 _REQUEST_TIMEOUT, _TOO_MANY, _SERVER_FAILED = 408, 429, 500
 LARGEST_ERROR = 16 << 10
+_PUSHES = frozenset({"POST", "PATCH", "PUT"})
 _LONGEST_QUOTE = 200
 
 
@@ -50,6 +52,10 @@ def failure(
     if may_pass(status):
         cause = f"{speaker} answers with status {status}{quote}"
         return unavailable(subject, cause, response.header("Retry-After"))
+    if response.method in _PUSHES and _BAD_REQUEST <= status < _SERVER_FAILED:
+        return PushRefusedError(
+            subject, f"{speaker} does not take it (status {status}){quote}", "ask its administrator"
+        )
     return BadResponseError(subject, f"{speaker} answers with status {status}{quote}", "check that it is a registry")
 
 

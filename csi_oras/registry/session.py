@@ -5,7 +5,6 @@ redirect elsewhere is followed without.
 """
 
 from collections.abc import Mapping
-from typing import IO
 from urllib.parse import urljoin
 
 from csi_oras.errors import BadResponseError
@@ -14,6 +13,7 @@ from csi_oras.registry import hosts
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.failures import failure
 from csi_oras.registry.host import RegistryHost
+from csi_oras.registry.sources import Body
 from csi_oras.registry.tokens import Access, Tokens
 from csi_oras.registry.transport import Origin, Response, Transport
 from csi_oras.telemetry.secrets import Secret
@@ -73,9 +73,14 @@ class Session:
         url: str,
         headers: Mapping[str, str],
         actions: str,
-        body: bytes | IO[bytes] | None = None,
+        body: bytes | Body | None = None,
+        *,
+        beside: Repository | None = None,
+        patience: float = 0.0,
     ) -> Response:
         """Send one request, with the credential if it is for the host itself.
+
+        `beside` is another repository of the registry that the request reads from; `patience` is the transport's.
 
         Raises:
             RegistryUnavailableError, BadResponseError, UnauthenticatedError: as for `get`.
@@ -83,21 +88,21 @@ class Session:
         channel = self.host.channel
         if Origin.of(url) != self.host.origin:
             return self._transport.request(method, url, headers, channel=channel.elsewhere if channel else None)
-        access = self._access(actions)
+        access = self._access(actions, beside)
         authorization = self._tokens.header(access)
         if authorization is None and body is not None:  # a body is sent once: ask for the token first
             authorization = self._ask(access)
-        response = self._request(method, url, headers, authorization, body)
+        response = self._request(method, url, headers, authorization, body, patience=patience)
         if response.status != _UNAUTHORIZED:
             return response
         if authorization:
             self._tokens.forget(access, authorization)
-        if body is not None and not isinstance(body, bytes):  # sent, and cannot be sent again from here
+        if isinstance(body, Body):  # sent, and cannot be sent again from here
             return response
         answer = self._answer(access, response)
         if answer is None:
             return response
-        return self._request(method, url, headers, answer, body)
+        return self._request(method, url, headers, answer, body, patience=patience)
 
     def expect(self, response: Response, subject: str, *statuses: int) -> None:
         """Let a response with one of these statuses pass.
@@ -113,9 +118,10 @@ class Session:
         hidden = (*self.host.headers.values(), *self._shown)
         raise failure(response, subject, self._credential, speaker=speaker, hidden=hidden)
 
-    def _access(self, actions: str) -> Access:
+    def _access(self, actions: str, beside: Repository | None) -> Access:
         name = self.host.scope_name(self._repository.name)
-        return Access(self.host.origin, self._repository, actions, self._credential, name)
+        other = self.host.scope_name(beside.name) if beside else ""
+        return Access(self.host.origin, self._repository, actions, self._credential, name, other)
 
     def _request(
         self,
@@ -123,7 +129,9 @@ class Session:
         url: str,
         headers: Mapping[str, str],
         authorization: Secret | None,
-        body: bytes | IO[bytes] | None = None,
+        body: bytes | Body | None = None,
+        *,
+        patience: float = 0.0,
     ) -> Response:
         ours = dict(headers)
         if authorization:
@@ -131,7 +139,8 @@ class Session:
             ours["Authorization"] = authorization.reveal()
         names = {name.lower() for name in ours}
         theirs = {name: value.reveal() for name, value in self.host.headers.items() if name.lower() not in names}
-        return self._transport.request(method, url, {**theirs, **ours}, body, channel=self.host.channel)
+        every = {**theirs, **ours}
+        return self._transport.request(method, url, every, body, channel=self.host.channel, patience=patience)
 
     def _answer(self, access: Access, response: Response) -> Secret | None:
         """Return the header that answers a 401, which is closed unless it is the last word."""

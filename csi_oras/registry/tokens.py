@@ -44,11 +44,14 @@ class Access:
     credential: Credential | None
     name: str = ""
     """What the host calls the repository, where that is not its name."""
+    beside: str = ""
+    """Another repository that is read from, as the host calls it."""
 
     @property
-    def scope(self) -> str:
+    def scopes(self) -> tuple[str, ...]:
         """Return what a token is asked for."""
-        return f"repository:{self.name or self.repository.name}:{self.actions}"
+        own = f"repository:{self.name or self.repository.name}:{self.actions}"
+        return (own, f"repository:{self.beside}:pull") if self.beside else (own,)
 
 
 class Tokens:
@@ -99,11 +102,8 @@ class Tokens:
     def _fetch(self, access: Access, challenge: Challenge, channel: Channel | None) -> tuple[Secret, float]:
         realm = challenge.parameters.get("realm", "")
         hosts.check_realm(Origin.of(realm), access.origin)
-        query = {"scope": access.scope}
-        if service := challenge.parameters.get("service"):
-            query = {"service": service, **query}
         refusal: Exception | None = None
-        for question in _questions(realm, query, access.credential):
+        for question in _questions(realm, challenge.parameters.get("service", ""), access):
             with self._transport.request(
                 question.method, question.url, question.headers, question.body, channel=channel
             ) as response:
@@ -126,21 +126,24 @@ class _Question:
     body: bytes | None = None
 
 
-def _questions(realm: str, query: Mapping[str, str], credential: Credential | None) -> Iterator[_Question]:
+def _questions(realm: str, service: str, access: Access) -> Iterator[_Question]:
     """Yield the ways to ask (distribution, Token and OAuth2); one is for endpoints that did not take the one before.
 
     A service account's token is the password at most token servers, and the subject of an exchange (RFC 8693) at
     those that are OAuth2 servers.
     """
-    url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query, quote_via=quote)}"
+    named = [("service", service)] if service else []
+    query = urlencode([*named, *(("scope", scope) for scope in access.scopes)], quote_via=quote)
+    url = f"{realm}{'&' if '?' in realm else '?'}{query}"
+    fields, credential = {**dict(named), "scope": " ".join(access.scopes)}, access.credential
     if credential is None:
         yield _Question("GET", url, {})
     elif credential.kind is CredentialKind.IDENTITY_TOKEN:
-        yield _form(realm, {"grant_type": "refresh_token", "refresh_token": credential.password.reveal(), **query})
+        yield _form(realm, {"grant_type": "refresh_token", "refresh_token": credential.password.reveal(), **fields})
     else:
         yield _Question("GET", url, {"Authorization": credential.basic().reveal()})
         if credential.kind is CredentialKind.SERVICE_ACCOUNT:
-            yield _form(realm, {**_EXCHANGE, "subject_token": credential.password.reveal(), **query})
+            yield _form(realm, {**_EXCHANGE, "subject_token": credential.password.reveal(), **fields})
 
 
 def _form(realm: str, fields: Mapping[str, str]) -> _Question:

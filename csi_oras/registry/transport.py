@@ -11,10 +11,10 @@ import select
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import Self, cast
 from urllib.parse import SplitResult, urlsplit
 
 from csi_oras.errors import BadResponseError, RegistryUnavailableError, printable
@@ -93,8 +93,9 @@ class _Request:
     method: str
     target: str
     headers: Mapping[str, str]
-    body: bytes | IO[bytes] | None
+    body: bytes | Iterable[bytes | memoryview] | None
     channel: Channel | None
+    patience: float
 
     @property
     def key(self) -> "_Key":
@@ -114,6 +115,11 @@ class Response:
         self.origin = request.origin
         self._response = cast("PacedResponse", connection.getresponse())
         self.status = self._response.status
+        self.method = request.method
+
+    def spend(self) -> None:
+        """Let the connection be used by nobody after this."""
+        self._response.will_close = True
 
     def header(self, name: str) -> str:
         """Return a header's value, or an empty text."""
@@ -228,16 +234,19 @@ class Transport:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: bytes | IO[bytes] | None = None,
+        body: bytes | Iterable[bytes | memoryview] | None = None,
         *,
         channel: Channel | None = None,
+        patience: float = 0.0,
     ) -> Response:
         """Send one request, over a connection of `channel`, and return its response with the headers read.
+
+        `patience` is how many seconds longer than usual an answer to a body may take.
 
         Raises:
             RegistryUnavailableError: no connection, or it broke before there was an answer.
         """
-        request = _Request(Origin.of(url), method, target_of(url), headers, body, channel)
+        request = _Request(Origin.of(url), method, target_of(url), headers, body, channel, patience)
         connection = self._take(request.key)
         if connection is not None and body is None:
             try:  # the peer may just have closed what was idle: that is no failure of the registry
@@ -248,7 +257,7 @@ class Transport:
 
     def _send(self, request: "_Request", connection: http.client.HTTPConnection) -> Response:
         try:
-            connection.request(request.method, request.target, body=request.body, headers=dict(request.headers))
+            is_whole = self._write(request, connection)
             response = Response(self, request, connection)
         except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a host that is no DNS name
             connection.close()
@@ -256,8 +265,24 @@ class Transport:
         except BaseException:
             connection.close()
             raise
+        if not is_whole:
+            response.spend()
         self._observe(response.status)
         return response
+
+    def _write(self, request: "_Request", connection: http.client.HTTPConnection) -> bool:
+        """Send a request, and say whether all of it went: who refuses a body answers and hangs up in the middle."""
+        if connection.sock:
+            connection.sock.settimeout(self._stall_seconds)
+        try:
+            connection.request(request.method, request.target, body=request.body, headers=dict(request.headers))
+        except (BrokenPipeError, ConnectionResetError):
+            if request.body is None or connection.sock is None:
+                raise
+            return False
+        if connection.sock and request.patience:
+            connection.sock.settimeout(self._stall_seconds + request.patience)
+        return True
 
     def _open(self, origin: Origin, channel: Channel | None) -> http.client.HTTPConnection:
         context = channel.context if channel else None

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.support.artifacts import EMPTY_TYPE, OCI_MANIFEST, Layer, manifest, sha256
 from tests.support.fake_server import Answer, FakeServer, Request
+from tests.support.fake_uploads import FakeUploads
 from tests.support.planted import planted
 
 _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<rest>.+|uploads/)")
@@ -39,6 +40,8 @@ class FakeRegistry(FakeServer):
         self.blobs: dict[str, dict[str, bytes]] = {}
         self.manifests: dict[str, dict[str, tuple[bytes, str]]] = {}
         self.serves_ranges = True
+        self.mounts = True
+        self.uploads = FakeUploads()
         self._users: dict[str, str] = {}
         self._challenge = ""
         self._anonymous = False
@@ -104,7 +107,7 @@ class FakeRegistry(FakeServer):
         if match["kind"] == "manifests":
             return self._manifest(request, match["name"], match["rest"])
         if match["rest"].startswith("uploads/"):
-            return self._upload(request, match["name"])
+            return self._upload(request, match["name"], match["rest"])
         return self._blob(request, match["name"], match["rest"])
 
     def _token(self, request: Request) -> Answer:
@@ -112,7 +115,7 @@ class FakeRegistry(FakeServer):
         if not valid and (request.authorization or not self._anonymous):
             return _error(401, "UNAUTHORIZED")
         token = planted(f"token-{next(self._numbers)}")
-        self._tokens[token] = {request.query.get("scope", "")}
+        self._tokens[token] = set(request.query.get("scope", "").split(" "))
         return Answer(body=json.dumps({"token": token, "expires_in": self.token_seconds}).encode())
 
     def _admits(self, request: Request) -> bool:
@@ -142,12 +145,22 @@ class FakeRegistry(FakeServer):
         content, media_type = held
         return Answer(body=content).having(Content_Type=media_type, Docker_Content_Digest=sha256(content))
 
-    def _upload(self, request: Request, name: str) -> Answer:
+    def _upload(self, request: Request, name: str, rest: str) -> Answer:
         if request.method == "POST":
-            return Answer(status=202).having(Location=f"/v2/{name}/blobs/uploads/{next(self._numbers)}?state=opaque%3D")
-        if sha256(request.body) != request.query.get("digest"):
-            return _error(400, "DIGEST_INVALID")
-        return Answer(status=201).having(Location=f"/v2/{name}/blobs/{self.blob(name, request.body)}")
+            mounted = self.blobs.get(request.query.get("from", ""), {}).get(request.query.get("mount", ""))
+            if mounted is None or not self.mounts or not self._may_read(request, request.query["from"]):
+                return self.uploads.begin(name)
+            return self._taken(name, mounted)
+        answer = self.uploads.answer(request, name, rest)
+        return self._taken(name, answer) if isinstance(answer, bytes) else answer
+
+    def _taken(self, name: str, content: bytes) -> Answer:
+        digest = self.blob(name, content)
+        return Answer(status=201).having(Location=f"/v2/{name}/blobs/{digest}", Docker_Content_Digest=digest)
+
+    def _may_read(self, request: Request, name: str) -> bool:
+        scopes = self._tokens.get(request.authorization.removeprefix("Bearer "), set())
+        return not self._challenge.startswith("Bearer") or f"repository:{name}:pull" in scopes
 
     def _blob(self, request: Request, name: str, digest: str) -> Answer:
         content = self.blobs.get(name, {}).get(digest)

@@ -32,6 +32,8 @@ class Request:
     headers: Message
     body: bytes
     connection: int
+    is_whole: bool = True
+    """Whether the body was read to its end."""
 
     @property
     def authorization(self) -> str:
@@ -114,12 +116,22 @@ class _Rule:
     times: int
 
 
+@dataclass
+class _Interruption:
+    pattern: re.Pattern[str]
+    method: str
+    after: int
+    answer: Answer | None
+    times: int
+
+
 class FakeServer:
     """Records every request and answers with `answer`, over TLS where it gets a context; use it in a with statement."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self._rules: list[_Rule] = []
+        self._interruptions: list[_Interruption] = []
         self._lock = threading.Lock()
         self.stopped = threading.Event()
         self._scheme = "https" if context else "http"
@@ -159,10 +171,26 @@ class FakeServer:
         with self._lock:
             self._rules.append(_Rule(re.compile(path), method, bend, times))
 
+    def interrupt(
+        self, path: str, after: int, *, method: str = "", times: int = 1 << 30, answer: Answer | None = None
+    ) -> None:
+        """Read no more than so many bytes of a body, and hang up: with an answer, or without."""
+        with self._lock:
+            self._interruptions.append(_Interruption(re.compile(path), method, after, answer, times))
+
+    def interruption(self, path: str, method: str) -> _Interruption | None:
+        with self._lock:
+            for rule in self._interruptions:
+                if rule.times and rule.pattern.search(path) and rule.method in ("", method):
+                    rule.times -= 1
+                    return rule
+        return None
+
     def straighten(self) -> None:
         """Forget every bend."""
         with self._lock:
             self._rules.clear()
+            self._interruptions.clear()
 
     def drop_connections(self) -> None:
         """Close every connection from this side, idle or not."""
@@ -246,15 +274,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         parts = urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        rule = self.server.fake.interruption(parts.path, self.command)
+        body = self.rfile.read(min(length, rule.after) if rule else length)
         request = Request(
             method=self.command,
             path=parts.path,
-            query={key: values[0] for key, values in parse_qs(parts.query).items()},
+            query={key: " ".join(values) for key, values in parse_qs(parts.query).items()},
             headers=self.headers,
-            body=self.rfile.read(int(self.headers.get("Content-Length") or 0)),
+            body=body,
             connection=self.client_address[1],
+            is_whole=len(body) == length,
         )
-        self._send(self.server.fake.respond(request))
+        answer = self.server.fake.respond(request)
+        if rule is None:
+            self._send(answer)
+        elif rule.answer:
+            self._send(rule.answer)
+        self.close_connection = self.close_connection or rule is not None
 
     def _send(self, answer: Answer) -> None:
         if answer.raw is not None:
