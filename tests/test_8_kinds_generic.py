@@ -42,6 +42,20 @@ def test_directory_packed_by_oras_convention_is_unpacked_where_its_title_says(
     assert shown(volume.target) == as_volume(tmp_path / "expected")
 
 
+def test_directory_titled_dot_is_the_root_and_a_file_may_be_executable(
+    volume: Volume, pusher: Pusher, repository: str, tmp_path: Path
+) -> None:
+    layers = [
+        oras_directory(".", tar(plant_links(plant(tmp_path / "expected")))),
+        Layer(content=b"#!/bin/sh", title="bin/run", annotations={"land.oras.csi.mode": "0755"}),
+    ]
+    (tmp_path / "expected/bin").mkdir(exist_ok=True)
+    (tmp_path / "expected/bin/run").write_bytes(b"#!/bin/sh")
+    (tmp_path / "expected/bin/run").chmod(0o755)
+    volume.publish(reference=pusher.artifact(repository, layers))
+    assert shown(volume.target) == as_volume(tmp_path / "expected")
+
+
 def test_directory_is_an_archive_where_nothing_is_to_be_unpacked(
     volume: Volume, pusher: Pusher, repository: str, tmp_path: Path
 ) -> None:
