@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from csi_oras.errors import VolumeBusyError
+from csi_oras.errors import ContentChangedError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.name import Name
 from csi_oras.oci.plan import Compression
@@ -145,12 +145,12 @@ def test_file_that_changed_ends_the_packing() -> None:
 
     class Changed(_Zeros):
         def readinto(self, _buffer: bytearray, /) -> int:
-            raise VolumeBusyError("x", "changed")
+            raise ContentChangedError("x", "changed")
 
         def close(self) -> None:
             closed.append(self)
 
     directory = PackedDirectory(title="d", members=((Name.parse("d/x"), a_file(UPPER)),))
-    with pytest.raises(VolumeBusyError):
+    with pytest.raises(ContentChangedError):
         pack(directory, lambda _name, _file: Changed(1), io.BytesIO())
     assert closed

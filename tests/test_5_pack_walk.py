@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_oras.errors import LimitExceededError, VolumeBusyError
+from csi_oras.errors import ContentChangedError, LimitExceededError
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import DEEPEST
 from csi_oras.oci.selection import Selection
@@ -239,7 +239,7 @@ def test_file_that_changes_while_it_is_read_is_an_error(
     with overlay.opened() as volume, volume.open(file.name, file.file) as source:
         assert source.read(5) == b"01234"
         change(overlay.upper / "new")
-        with pytest.raises(VolumeBusyError, match=f'{SUBJECT}, file "new": changed while'):
+        with pytest.raises(ContentChangedError, match=f'{SUBJECT}, file "new": changed while'):
             source.read()
 
 
@@ -247,7 +247,7 @@ def test_last_byte_of_a_file_that_changed_is_never_handed_over(overlay: Overlay,
     with overlay.opened() as volume, volume.open(file.name, file.file) as source:
         source.read(5)
         _rewrite(overlay.upper / "new")
-        with pytest.raises(VolumeBusyError):
+        with pytest.raises(ContentChangedError):
             source.readinto(bytearray(5))
 
 
@@ -278,7 +278,7 @@ def test_what_is_no_more_the_file_that_was_found_is_not_read(
 ) -> None:
     (overlay.upper / "new").rename(overlay.upper / "away")
     put(overlay.upper / "new")
-    with overlay.opened() as volume, pytest.raises(VolumeBusyError):
+    with overlay.opened() as volume, pytest.raises(ContentChangedError):
         volume.open(file.name, file.file)
 
 
@@ -289,7 +289,7 @@ def test_file_below_a_directory_that_became_a_link_is_not_read(overlay: Overlay,
     file = whole(overlay, "e/x")
     (overlay.upper / "e").rename(tmp_path / "moved")
     (overlay.upper / "e").symlink_to(tmp_path / "moved")
-    with overlay.opened() as volume, pytest.raises(VolumeBusyError):
+    with overlay.opened() as volume, pytest.raises(ContentChangedError):
         volume.open(file.name, file.file)
 
 
@@ -298,7 +298,7 @@ def test_files_of_a_survey_leave_no_descriptors(overlay: Overlay, file: WholeFil
     with overlay.opened() as volume:
         volume.open(file.name, file.file).close()
         (overlay.upper / "new").write_bytes(b"another")
-        with pytest.raises(VolumeBusyError):
+        with pytest.raises(ContentChangedError):
             volume.open(file.name, file.file)
     overlay.survey()
     with pytest.raises(LimitExceededError):

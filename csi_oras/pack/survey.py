@@ -26,7 +26,7 @@ class Volume:
         """Open a file that a survey has found.
 
         Raises:
-            VolumeBusyError: something else is there now.
+            ContentChangedError: something else is there now.
             StoreBrokenError: it cannot be read.
         """
         root = self.upper if file.origin is Origin.UPPER or self.tree is None else self.tree
@@ -47,7 +47,7 @@ def survey(volume: Volume, selection: Selection, limits: WalkLimits, most_files:
 
     Raises:
         LimitExceededError: the pod wrote more than `limits` allow.
-        VolumeBusyError: somebody still writes to it.
+        ContentChangedError: somebody still writes to it.
         StoreBrokenError: it cannot be read.
     """
     changes = list(written(volume.upper, selection, limits, volume.subject))

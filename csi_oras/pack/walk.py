@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from csi_oras import kernel
-from csi_oras.errors import LimitExceededError, StoreBrokenError, VolumeBusyError, printable
+from csi_oras.errors import ContentChangedError, LimitExceededError, StoreBrokenError, printable
 from csi_oras.oci.name import METADATA, Name, UnsafeNameError
 from csi_oras.oci.selection import Selection
 from csi_oras.pack.found import Change, Directory, File, Found, Kept, Link, Origin, Path, Special, Whiteout
@@ -54,7 +54,7 @@ def written(root: int, selection: Selection, limits: WalkLimits, subject: str) -
 
     Raises:
         LimitExceededError: there is more than `limits` allow.
-        VolumeBusyError: it changed meanwhile.
+        ContentChangedError: it changed meanwhile.
         StoreBrokenError: it cannot be read.
     """
     count = _Count(limits, selection, subject)
@@ -176,7 +176,7 @@ def open_file(root: int, path: Path, file: File, subject: str) -> "SourceFile":
     """Open a file that a walk of `root` has found.
 
     Raises:
-        VolumeBusyError: something else is there now.
+        ContentChangedError: something else is there now.
         StoreBrokenError: it cannot be read.
     """
     subject = f'{subject}, file "{printable("/".join(path), 200)}"'
@@ -214,7 +214,7 @@ class SourceFile(io.RawIOBase):
         """Fill `buffer` as far as the file goes.
 
         Raises:
-            VolumeBusyError: the file changed since the walk; no later than with its last byte.
+            ContentChangedError: the file changed since the walk; no later than with its last byte.
             StoreBrokenError: it cannot be read.
         """
         with _read_errors(self._subject):
@@ -235,8 +235,10 @@ def _check_unchanged(status: os.stat_result, file: File, subject: str) -> None:
         raise _changed(subject)
 
 
-def _changed(subject: str) -> VolumeBusyError:
-    return VolumeBusyError(subject, "changed while it was read, so somebody still writes to it", "it is tried again")
+def _changed(subject: str) -> ContentChangedError:
+    return ContentChangedError(
+        subject, "changed while it was read, so somebody still writes to it", "it is tried again"
+    )
 
 
 def _is_opaque(directory: int) -> bool:
