@@ -236,9 +236,7 @@ def _check_unchanged(status: os.stat_result, file: File, subject: str) -> None:
 
 
 def _changed(subject: str) -> ContentChangedError:
-    return ContentChangedError(
-        subject, "changed while it was read, so somebody still writes to it", "it is tried again"
-    )
+    return ContentChangedError(subject, "changed while it was read; somebody still writes to it", "it is tried again")
 
 
 def _is_opaque(directory: int) -> bool:
