@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from csi_oras.errors import DigestMismatchError, HostileContentError, LimitExceededError, printable
 from csi_oras.oci.digest import Digest, Hasher
@@ -12,6 +12,9 @@ from csi_oras.oci.plan import PlanArchive
 from csi_oras.unpack.ahead import ahead
 from csi_oras.unpack.decompress import OutputLimits, decompressed
 from csi_oras.unpack.tar import Member, members
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _PIECE_BYTES = 1 << 20
 
@@ -60,7 +63,7 @@ class Reader:
         hasher = archive.content.hasher() if archive.content else None
         packed = None if hasher else archive.blob.digest.hasher()  # what was fetched long ago may have rotted since
         with source.open_blob() as opened:
-            blob = _Hashed(opened, packed) if packed else opened
+            blob: BinaryIO = io.BufferedReader(_Hashed(opened, packed), _PIECE_BYTES) if packed else opened
             chunks = self._chunks(archive, blob, subject)
             with closing(ahead(_hashed(chunks, hasher) if hasher else chunks)) as prepared:
                 for item in members(prepared, subject):
@@ -102,10 +105,15 @@ class _Hashed(io.RawIOBase):
         self._blob = blob
         self._hasher = hasher
 
-    def read(self, count: int = -1, /) -> bytes:
-        data = self._blob.read(count)
-        self._hasher.update(data)
-        return data
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer)
+        content = self._blob.read(len(view))
+        view[: len(content)] = content
+        self._hasher.update(content)
+        return len(content)
 
 
 def _hashed(chunks: Iterator[bytes], hasher: Hasher) -> Iterator[bytes]:
