@@ -20,6 +20,7 @@ from csi_oras.telemetry.logs import logger
 
 _PULL = "pull"
 _WISH = "prefetch"
+_OUTBOX = "outbox"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class Held:
             return "shown by 1 volume" if volumes == 1 else f"shown by {volumes} volumes"
         if _PULL in kinds:
             return "a pull is under way"
+        if _OUTBOX in kinds:
+            return "the base of what waits in the outbox"
         return "on the prefetch list" if _WISH in kinds else f"held by {kinds[0]}" if kinds else ""
 
 
@@ -90,7 +93,18 @@ class Leases:
             NoSpaceError: the disk is full.
             StoreBrokenError: the store fails.
         """
-        holder = f"{_WISH} {wish}"
+        self._hold(f"{_WISH} {wish}", digests)
+
+    def of_outbox(self, entry: str, digests: Iterable[Digest]) -> None:
+        """Hold for an entry of the outbox exactly `digests` from now on; none lets go of all.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        self._hold(f"{_OUTBOX} {entry}", digests)
+
+    def _hold(self, holder: str, digests: Iterable[Digest]) -> None:
         with self._database.transaction():
             self._database.query("DELETE FROM leases WHERE holder = ?", holder)
             for digest in digests:

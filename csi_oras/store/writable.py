@@ -19,7 +19,11 @@ from typing import Any, Self
 from csi_oras import kernel
 from csi_oras.errors import CsiOrasError, StoreBrokenError
 from csi_oras.oci.digest import Digest
+from csi_oras.oci.glob import Glob
+from csi_oras.oci.name import Name
+from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
+from csi_oras.oci.selection import Selection
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.secrets import Secret
@@ -31,16 +35,60 @@ _UPPER_MODE = 0o777
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """What a writable volume shows below what is written: an artifact, pinned, and its plan."""
+    """What a writable volume shows below what is written: an artifact, pinned, and what of it, as its plan says."""
 
     reference: Reference
     artifact: Digest
     plan: Digest
+    platform: Platform
+    selection: Selection = field(default_factory=Selection)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its part of the document; the selection as attributes spell it."""
+        selection = self.selection
+        return {
+            "reference": str(self.reference),
+            "artifact": str(self.artifact),
+            "plan": str(self.plan),
+            "platform": str(self.platform),
+            "mediaTypes": sorted(selection.media_types),
+            "include": [glob.pattern for glob in selection.include],
+            "exclude": [glob.pattern for glob in selection.exclude],
+            "path": str(selection.path or ""),
+            "unpack": selection.unpack,
+            "metadata": selection.metadata,
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read its part of the document.
+
+        Raises:
+            LookupError, TypeError, ValueError, CsiOrasError: it is none.
+        """
+        path = document["path"]
+        return cls(
+            reference=Reference.parse(document["reference"]),
+            artifact=Digest.parse(document["artifact"]),
+            plan=Digest.parse(document["plan"]),
+            platform=Platform.parse(document["platform"]),
+            selection=Selection(
+                media_types=frozenset(document["mediaTypes"]),
+                include=tuple(map(Glob.parse, document["include"])),
+                exclude=tuple(map(Glob.parse, document["exclude"])),
+                path=Name.parse(path, portable=False) if path else None,
+                unpack=document["unpack"],
+                metadata=document["metadata"],
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritableVolume:
-    """What is known of a writable volume when it is published; `tag_meant` is what its tag meant then, if anything."""
+    """What is known of a writable volume when it is published; `tag_meant` is what its tag meant then, if anything.
+
+    `include` and `exclude` are globs over what the pod writes.
+    """
 
     volume_id: str
     target: str
@@ -61,13 +109,12 @@ class WritableVolume:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document."""
-        base = self.base
         return {
             "volumeId": self.volume_id,
             "target": self.target,
             "reference": str(self.reference),
             "tagMeant": str(self.tag_meant or ""),
-            "base": base and {"reference": str(base.reference), "artifact": str(base.artifact), "plan": str(base.plan)},
+            "base": self.base and self.base.to_json(),
             "include": list(self.include),
             "exclude": list(self.exclude),
             "namespace": self.namespace,
@@ -83,18 +130,12 @@ class WritableVolume:
         Raises:
             LookupError, TypeError, ValueError, CsiOrasError: it is none.
         """
-        base = document["base"]
         return cls(
             volume_id=document["volumeId"],
             target=document["target"],
             reference=Reference.parse(document["reference"]),
             tag_meant=Digest.parse(document["tagMeant"]) if document["tagMeant"] else None,
-            base=base
-            and Base(
-                reference=Reference.parse(base["reference"]),
-                artifact=Digest.parse(base["artifact"]),
-                plan=Digest.parse(base["plan"]),
-            ),
+            base=document["base"] and Base.from_json(document["base"]),
             include=tuple(document["include"]),
             exclude=tuple(document["exclude"]),
             namespace=document["namespace"],
@@ -221,9 +262,14 @@ class WritableVolumes:
     def captured(self) -> Iterator[Writing]:
         """Yield what is in the outbox, the oldest first."""
         with store_errors("outbox"):
-            names = sorted(entry.name for entry in self._outbox.iterdir())
+            names = sorted(entry.name for entry in self._outbox.iterdir() if not entry.name.startswith("."))
         for name in names:
             yield Writing(self._outbox / name)
+
+    def leaving(self) -> list[Path]:
+        """Return what is left of entries that are out of the outbox."""
+        with store_errors("outbox"):
+            return sorted(entry for entry in self._outbox.iterdir() if entry.name.startswith("."))
 
     def live(self) -> Iterator[Writing]:
         """Yield the directories of volumes that are, or were, mounted."""

@@ -1,0 +1,282 @@
+"""The outbox on disk: captured volumes, how far each is, and a lock on each, so that one process at a time pushes it.
+
+An entry says by itself all there is to know. It leaves the outbox by one rename, so that what is left of removing it
+is never taken for what a pod wrote. Nothing of it is opened by a path that a pod has made: directories are walked from
+descriptors, whatever their depth.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+from csi_oras import kernel
+from csi_oras.errors import VolumeBusyError, VolumeNotFoundError, printable
+from csi_oras.store.paths import fsync_directory, store_errors
+from csi_oras.store.writable import WritableVolumes, Writing
+from csi_oras.telemetry.logs import logger
+
+_STATE = "state.json"
+_LARGEST_STATE = 64 << 10
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RESOLVE = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV | kernel.RESOLVE_NO_MAGICLINKS
+_AT_ONCE = 1000
+"""Names of a directory that are held while it is emptied."""
+
+
+class EntryState(StrEnum):
+    """What becomes of an entry."""
+
+    WAITING = "waiting"
+    PUSHING = "pushing"
+    FAILED = "failed"
+    """Not tried again by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxState:
+    """How far an entry is; `refusals` are the last attempts that were refused, `due` is seconds since the epoch."""
+
+    state: EntryState = EntryState.WAITING
+    attempts: int = 0
+    refusals: int = 0
+    error: str = ""
+    due: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document."""
+        return {
+            "state": str(self.state),
+            "attempts": self.attempts,
+            "refusals": self.refusals,
+            "error": self.error,
+            "next": self.due,
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read a document of ours.
+
+        Raises:
+            LookupError, TypeError, ValueError: it is none.
+        """
+        return cls(
+            state=EntryState(document["state"]),
+            attempts=int(document["attempts"]),
+            refusals=int(document["refusals"]),
+            error=str(document["error"]),
+            due=float(document["next"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One captured volume."""
+
+    writing: Writing
+
+    @property
+    def id(self) -> str:
+        """What it is called by people and in leases."""
+        return self.writing.directory.name
+
+    def state(self) -> OutboxState:
+        """Return how far it is; one that nobody has begun, or whose state is torn, waits."""
+        try:
+            with (self.writing.directory / _STATE).open("rb") as file:
+                return OutboxState.from_json(json.loads(file.read(_LARGEST_STATE)))
+        except (OSError, LookupError, TypeError, ValueError):
+            return OutboxState()
+
+    def save(self, state: OutboxState) -> None:
+        """Replace how far it is; whoever does holds the lock.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store fails.
+        """
+        made = self.writing.directory / f"{_STATE}.new"
+        with store_errors(f"outbox entry {self.id}"):
+            made.write_text(json.dumps(state.to_json()))
+            made.replace(self.writing.directory / _STATE)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the entry in a with statement; no other process touches it meanwhile.
+
+        Raises:
+            VolumeBusyError: another one holds it.
+            VolumeNotFoundError: it is gone.
+        """
+        subject = f"outbox entry {self.id}"
+        try:
+            descriptor = os.open(self.writing.directory, _DIRECTORY)
+        except FileNotFoundError:
+            raise gone(self.id) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._is_here(descriptor):
+                raise gone(self.id)
+            yield
+        except BlockingIOError:
+            raise VolumeBusyError(subject, "is being pushed at this moment", "try again later") from None
+        finally:
+            os.close(descriptor)
+
+    def _is_here(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.writing.directory))
+        except FileNotFoundError:
+            return False
+
+    def is_locked(self) -> bool:
+        """Say whether somebody works on it now."""
+        try:
+            with self.locked():
+                return False
+        except VolumeBusyError:
+            return True
+        except VolumeNotFoundError:
+            return False
+
+    def size(self) -> int:
+        """Return the bytes of the files that were written, as far as they can be reached."""
+        with store_errors(f"outbox entry {self.id}"):
+            root = os.open(self.writing.upper, _DIRECTORY)
+        try:
+            return sum(_sizes(root))
+        finally:
+            os.close(root)
+
+    def remove(self) -> None:
+        """Take it out of the outbox at once, and then off the disk, the credential first; whoever does holds the lock.
+
+        Raises:
+            StoreBrokenError: the store fails; the entry is still there.
+        """
+        leaving = self.writing.directory.with_name(f".{self.id}")
+        with store_errors(f"outbox entry {self.id}"):
+            self.writing.directory.rename(leaving)
+            fsync_directory(leaving.parent)
+        _remove(leaving)
+
+
+class OutboxEntries:
+    """What is in the outbox."""
+
+    def __init__(self, volumes: WritableVolumes) -> None:
+        self._volumes = volumes
+
+    def all(self) -> list[OutboxEntry]:
+        """Return the entries, the oldest first."""
+        return [OutboxEntry(writing) for writing in self._volumes.captured()]
+
+    def find(self, name: str) -> OutboxEntry:
+        """Return an entry by its id.
+
+        Raises:
+            VolumeNotFoundError: there is none.
+        """
+        for entry in self.all():
+            if entry.id == name:
+                return entry
+        raise gone(name)
+
+    def count(self) -> Counter[EntryState]:
+        """Return how many entries there are in each state."""
+        return Counter(entry.state().state for entry in self.all())
+
+    def sweep(self) -> None:
+        """Finish what a crash has left of removing entries."""
+        for directory in self._volumes.leaving():
+            descriptor = os.open(directory, _DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(directory)
+            except BlockingIOError:  # it is being removed
+                continue
+            finally:
+                os.close(descriptor)
+
+
+def gone(name: str) -> VolumeNotFoundError:
+    """Return what is said of an entry that is not there."""
+    return VolumeNotFoundError(
+        f'outbox entry "{printable(name, 80)}"', "is not in the outbox", "see: csi-oras outbox ls"
+    )
+
+
+def _sizes(root: int) -> Iterator[int]:
+    pending = ["."]
+    while pending:
+        path = pending.pop()
+        try:
+            here = kernel.open_beneath(root, path, _DIRECTORY, _RESOLVE)
+        except OSError:  # deeper than a path can say
+            continue
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(f"{path}/{entry.name}")
+                    elif stat.S_ISREG(status.st_mode):
+                        yield status.st_size
+        finally:
+            os.close(here)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory with all that is in it, however deep, in bounded memory."""
+    try:
+        with suppress(FileNotFoundError):
+            (directory / "credential.json").unlink()
+        root = os.open(directory, _DIRECTORY)
+        try:
+            _empty(root)
+        finally:
+            os.close(root)
+        directory.rmdir()
+    except OSError as error:
+        logger.warning("something stays of a removed outbox entry", entry=directory.name, cause=error.strerror)
+
+
+def _empty(root: int) -> None:
+    """Empty a directory: what is in the directories of it comes up to it, so that nothing is ever deep."""
+    while True:
+        with os.scandir(root) as entries:
+            names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(entries, _AT_ONCE)]
+        if not names:
+            return
+        for name, is_directory in names:
+            if is_directory:
+                _raise_content(name, root)
+                os.rmdir(name, dir_fd=root)
+            else:
+                os.unlink(name, dir_fd=root)
+
+
+def _raise_content(name: str, root: int) -> None:
+    """Move the directories in a directory up to the root, under names of our own, and remove all else in it."""
+    here = os.open(name, _DIRECTORY, dir_fd=root)
+    try:
+        while True:
+            with os.scandir(here) as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(entries, _AT_ONCE)]
+            if not found:
+                return
+            for inner, is_directory in found:
+                if is_directory:
+                    os.rename(inner, secrets.token_hex(16), src_dir_fd=here, dst_dir_fd=root)
+                else:
+                    os.unlink(inner, dir_fd=here)
+    finally:
+        os.close(here)
