@@ -52,6 +52,8 @@ class CorruptionReports:
         Raises:
             NoSpaceError, StoreBrokenError: the store fails.
         """
+        if self._quarantine.found(self._told):
+            self._quarantine.finish()  # whoever found it may have been killed before its trees were out of the store
         for corruption in self._quarantine.found(self._told):
             self._tell(corruption)
             self._told.add(corruption.name)
