@@ -1,5 +1,6 @@
 """Pushes: what is uploaded is what was described, goes on where it broke, and never elsewhere."""
 
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -25,12 +26,16 @@ from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
 from csi_oras.registry.pushes import PushClient
+from csi_oras.registry.registries import Registries
 from csi_oras.registry.sources import Readable, in_file, in_memory
+from csi_oras.registry.transport import Transport
 from csi_oras.telemetry.progress import Counter
 from tests.support.artifacts import OCI_MANIFEST, sha256
-from tests.support.fake_registry import FakeRegistry
+from tests.support.certificates import Authority, server_context
+from tests.support.fake_registry import FakeRegistry, TLSRegistry
 from tests.support.fake_server import Answer, FakeServer, Request, dripping, header, status
 from tests.support.fakes import Connect, user
+from tests.support.hosts import CertsD
 
 pytest_plugins = ["tests.support.fake_fixtures"]
 
@@ -92,10 +97,17 @@ def test_push_to_a_token_registry_asks_for_both_actions_before_the_body(fake: Fa
 
 
 def test_upload_with_another_algorithm_names_it(fake: FakeRegistry, client: PushClient) -> None:
-    digest = Digest.parse("sha512:" + __import__("hashlib").sha512(b"x").hexdigest())
+    digest = Digest.parse(f"sha512:{hashlib.sha512(b'x').hexdigest()}")
     with pytest.raises(PushRefusedError):  # the fake registry knows sha256 alone
         client.upload(Descriptor(media_type="a/b", digest=digest, size=1), in_memory(b"x"))
     assert fake.seen(UPLOADS, "POST")[0].query == {"digest-algorithm": "sha512"}
+
+
+def test_open_registry_is_asked_nothing_between_the_bodies(fake: FakeRegistry, client: PushClient) -> None:
+    for content in (b"one", b"two"):
+        client.upload(Descriptor.of(content, "a/b"), in_memory(content))
+    client.put_manifest("v1", b"{}", OCI_MANIFEST)
+    assert [request.method for request in fake.seen()] == ["POST", "PUT", "POST", "PUT", "PUT"]
 
 
 # -- what is sent is what was described
@@ -184,6 +196,18 @@ def test_large_put_that_is_refused_before_its_end_goes_in_chunks(fake: FakeRegis
     assert held(fake) == {sha256(content): content}
     assert len(spans(fake)) == 1 + 8 + 1
     assert fake.count(UPLOADS, "DELETE") == 1
+
+
+def test_large_put_that_is_refused_before_its_end_goes_in_chunks_over_tls(tmp_path: Path, transport: Transport) -> None:
+    content, authority, certs = bytes(8 << 20), Authority(tmp_path / "pki"), CertsD(tmp_path / "certs.d")
+    with TLSRegistry(server_context(authority.pair("server"))) as secure:
+        certs.write(secure.address, f'server = "https://{secure.address}"\nca = "{authority.ca}"\n')
+        secure.interrupt(UPLOADS, 100, method="PUT", times=1, answer=Answer(status=413))
+        repository = Repository(registry=secure.address, name="t/x")
+        client = Registries(transport, certs.directories).repository(repository, None)
+        client.pushes(1 << 20).upload(Descriptor.of(content, "a/b"), in_memory(content))
+        assert held(secure) == {sha256(content): content}
+        assert secure.count(UPLOADS, "GET") == 0  # the refusal was read, and nothing had to be found out
 
 
 def test_small_put_that_is_refused_is_an_error_with_the_registrys_words(fake: FakeRegistry, connect: Connect) -> None:

@@ -19,6 +19,8 @@ from csi_oras.registry.transport import Origin, Response, Transport
 from csi_oras.telemetry.secrets import Secret
 
 _UNAUTHORIZED = 401
+_READS = frozenset({"GET", "HEAD"})
+"""What registries may let everybody do who wants a credential for the rest."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 
@@ -39,6 +41,8 @@ class Session:
         self._repository = repository
         self._credential = credential
         self._shown: set[Secret] = set()
+        self._open: set[Access] = set()
+        """What was let in without a credential."""
         self.host = host
 
     def url(self, path: str) -> str:
@@ -90,11 +94,15 @@ class Session:
             return self._transport.request(method, url, headers, channel=channel.elsewhere if channel else None)
         access = self._access(actions, beside)
         authorization = self._tokens.header(access)
-        if authorization is None and body is not None:  # a body is sent once: ask for the token first
+        if authorization is None and body is not None and access not in self._open:
+            # a body is sent once: ask for the token first
             authorization = self._ask(access)
         response = self._request(method, url, headers, authorization, body, patience=patience)
         if response.status != _UNAUTHORIZED:
+            if authorization is None and method not in _READS:
+                self._open.add(access)
             return response
+        self._open.discard(access)
         if authorization:
             self._tokens.forget(access, authorization)
         if isinstance(body, Body):  # sent, and cannot be sent again from here

@@ -32,6 +32,8 @@ _UPLOAD_BYTES = 1 << 20
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 """How OpenSSL calls the answer of a server that speaks plain HTTP."""
+_HUNG_UP = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError)
+"""How a peer looks that reads no more of a request; the last is the same below TLS."""
 _LONGEST_QUOTE = 80
 _TARGET = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # what else there is, resolvers fold into names that nobody checked
@@ -276,7 +278,7 @@ class Transport:
             connection.sock.settimeout(self._stall_seconds)
         try:
             connection.request(request.method, request.target, body=request.body, headers=dict(request.headers))
-        except (BrokenPipeError, ConnectionResetError):
+        except _HUNG_UP:
             if request.body is None or connection.sock is None:
                 raise
             return False

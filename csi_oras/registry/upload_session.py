@@ -87,7 +87,7 @@ class UploadSession:
         span = body.span
         headers = {"Content-Range": f"{span.start}-{span.end - 1}"}
         with self._sent("PATCH", self._location, body, headers, span.length) as response:
-            self._expect(response, _ACCEPTED)
+            self._expect(response, _ACCEPTED, _NO_CONTENT)  # the latter is go-containerregistry's
             response.read(LARGEST_ERROR)
             self._move(response)
             taken = _end(response)
@@ -137,13 +137,13 @@ class UploadSession:
         with suppress(CsiOrasError), self._session.send("DELETE", self._location, _NO_BODY, _CANCEL) as response:
             response.read(LARGEST_ERROR)
 
-    def _expect(self, response: Response, status: int) -> None:
+    def _expect(self, response: Response, *statuses: int) -> None:
         if self._contradicts(response.status):
             raise RegistryUnavailableError(self._subject, "the registry has lost the upload", "it is tried again")
         if response.status == _UNAUTHORIZED and self._renews:  # the token was, too: the next try brings another
             self._renews = False
             raise RegistryUnavailableError(self._subject, "the registry wants a new token", "it is tried again")
-        self._session.expect(response, self._subject, status)
+        self._session.expect(response, self._subject, *statuses)
 
     def _contradicts(self, status: int) -> bool:
         """Say whether the registry does not have what was sent, or what it said that it had; then it is lost."""

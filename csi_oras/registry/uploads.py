@@ -144,6 +144,8 @@ class Upload:
 
     def _rewind(self, taken: int) -> None:
         """Go to another offset; the bytes before it are hashed once more, but not sent."""
+        if taken == self._offset:
+            return
         if taken < self._offset:
             self._offset, self._hasher = 0, self._blob.digest.hasher()
         with self._body(taken - self._offset, Counter(0)) as body:

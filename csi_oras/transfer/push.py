@@ -4,20 +4,27 @@ What the layers are made of is not known here: files that a person names (`files
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import as_completed, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
+from csi_oras.errors import RegistryUnavailableError, UnwantedError
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
+from csi_oras.registry.answers import BlobStream
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.pushes import PushClient
-from csi_oras.registry.sources import Source, in_memory
+from csi_oras.registry.sources import Readable, Source, in_memory
 from csi_oras.telemetry.progress import Counter, Progress
 from csi_oras.transfer.turns import Turns
 
 _SHARE = 4
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,42 @@ class PushedLayer:
     source: Source
     mount_from: Repository | None = None
     """A repository that has it, from which the registry may take it instead."""
+
+
+def in_repository(client: RepositoryClient, blob: Descriptor) -> Source:
+    """Return the source of what another repository has and the registry does not mount, such as that of another one."""
+
+    @contextmanager
+    def opened(offset: int) -> Iterator[Readable]:
+        with client.blob(blob, offset) as stream:
+            whole = _Whole(stream, blob, client.repository.at(str(blob.digest)))
+            whole.skip(offset - stream.start)  # of a registry that ignores ranges, all of it comes
+            yield whole
+
+    return opened
+
+
+class _Whole:
+    """The bytes of a blob in a stream, of which an early end is no end but a failure."""
+
+    def __init__(self, stream: BlobStream, blob: Descriptor, subject: str) -> None:
+        self._stream = stream
+        self._left = blob.size - stream.start
+        self._subject = subject
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` as far as it goes and return the count; 0 is the end."""
+        count = self._stream.readinto(buffer)
+        self._left -= count
+        if not count and self._left > 0 and len(buffer):
+            raise RegistryUnavailableError(self._subject, "the registry broke off", "it is tried again")
+        return count
+
+    def skip(self, count: int) -> None:
+        """Read so many bytes for nothing."""
+        buffer = memoryview(bytearray(min(count, _BLOCK_BYTES)))
+        while count > 0:
+            count -= self.readinto(buffer[:count])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,17 +138,17 @@ class Pusher:
         return PushedArtifact(digest=digest, size=sum(layer.blob.size for layer in layers), sent=sent)
 
     def _send_all(self, client: PushClient, layers: Sequence[PushedLayer], progress: Progress) -> int:
-        who, work = object(), []
+        who, is_over, work = object(), threading.Event(), []
         for layer in {layer.blob.digest: layer for layer in layers}.values():
             counter = Counter(layer.blob.size)
             progress.join(layer.blob.digest, counter, layer.blob.annotations.get(media_types.TITLE, ""))
-            action = partial(_send, client, layer, counter)
-            work.append(self._turns.submit(client.repository.registry, who, action))
+            wanted = replace(layer, source=_until(is_over, layer.source))
+            work.append(self._turns.submit(client.repository.registry, who, partial(_send, client, wanted, counter)))
         try:
-            return sum(future.result() for future in work)
+            return sum(future.result() for future in as_completed(work))
         except BaseException:
-            for future in work:
-                future.cancel()
+            is_over.set()
+            wait([future for future in work if not future.cancel()])  # nothing is read or sent behind the caller's back
             raise
 
 
@@ -116,3 +159,25 @@ def _send(client: PushClient, layer: PushedLayer, counter: Counter) -> int:
         return 0
     is_sent = client.upload(layer.blob, layer.source, counter, layer.mount_from)
     return layer.blob.size if is_sent else 0
+
+
+def _until(is_over: threading.Event, source: Source) -> Source:
+    """Return a source that ends with an error when nobody wants the push any more."""
+
+    @contextmanager
+    def opened(offset: int) -> Iterator[Readable]:
+        with source(offset) as stream:
+            yield _Wanted(stream, is_over)
+
+    return opened
+
+
+class _Wanted:
+    def __init__(self, stream: Readable, is_over: threading.Event) -> None:
+        self._stream = stream
+        self._is_over = is_over
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        if self._is_over.is_set():
+            raise UnwantedError("push", "another part of it has failed", "see there")
+        return self._stream.readinto(buffer)
