@@ -10,9 +10,11 @@ from pathlib import Path
 import csi_oras
 from csi_oras import config
 from csi_oras.errors import StoreBrokenError
+from csi_oras.oci.glob import Glob
 from csi_oras.oci.platform import Platform
 from csi_oras.policy.access import RepositoryRules
 from csi_oras.policy.signatures import VerificationRule
+from csi_oras.policy.write_back import WriteBackRule, WriteBackRules
 from csi_oras.registry.hosts_dirs import HostsDirectories
 from csi_oras.registry.keychain import Keychain, Sources
 from csi_oras.registry.providers import ProviderSettings
@@ -37,6 +39,7 @@ from csi_oras.store.verity import Sealer
 from csi_oras.store.views import Views
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.store.wishes import WishRecords, WishState
+from csi_oras.store.writable import WritableVolumes
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.transfer.access import Access
 from csi_oras.transfer.blobs import BlobFetcher, Limits
@@ -48,11 +51,14 @@ from csi_oras.transfer.resolve import ManifestLimits, Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
 from csi_oras.volume.adopt import shown_plans
+from csi_oras.volume.write_back import Push, PushRights, WriteBack
 
 DEFAULT_DRIVER_NAME = "csi.oras.land"
 DEFAULT_STATE_DIR = Path("/var/lib/csi-oras")
 _PULLS = 32
 """Artifacts of one registry pulled at a time; each holds a thread that mostly waits."""
+_RIGHTS = 16
+"""Pods that one registry is asked for at a time, whether they may push there."""
 _COUNT_SECONDS = 60.0
 """How often the blobs of the store are counted, for that looks at each."""
 
@@ -92,6 +98,7 @@ class Application:
         self.catalogue = Catalogue(self.database)
         self.records = VolumeRecords(self.database, self.collector.make_room_for_records)
         self.wishes = WishRecords(self.database)
+        self.writable = WritableVolumes(self.paths)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
         self.keychain = Keychain(lambda: sources(self.policy))
@@ -125,6 +132,17 @@ class Application:
             turns=self._pulls,
             metrics=self.metrics,
         )
+
+    def write_back(self, push: Push) -> WriteBack:
+        """Return the writable volumes, of which `push` pushes what is captured."""
+        rights = PushRights(
+            repositories=lambda: rules(self.policy),
+            rules=lambda: write_back_rules(self.policy),
+            access=Access(self.registries, self.keychain),
+            keychain=self.keychain,
+            turns=Turns("push rights", _RIGHTS),
+        )
+        return WriteBack(self.writable, rights, self.leases, push, self.platform)
 
     def prefetcher(self, observers: Observers) -> Prefetcher:
         """Return what brings the wishes of node policy into the store."""
@@ -222,6 +240,15 @@ class Application:
 def rules(policy: config.Policy) -> RepositoryRules:
     """Return which repositories `policy` lets a node pull from."""
     return RepositoryRules(allow=policy.registries.allow, deny=policy.registries.deny)
+
+
+def write_back_rules(policy: config.Policy) -> WriteBackRules:
+    """Return who may push where by `policy`."""
+    allow = tuple(
+        WriteBackRule(namespaces=tuple(map(Glob.parse, rule.namespaces)), references=rule.references)
+        for rule in policy.write_back.allow
+    )
+    return WriteBackRules(enabled=policy.write_back.enabled, allow=allow)
 
 
 def sources(policy: config.Policy) -> Sources:

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from csi_oras.csi.server import Server, socket_path
 from csi_oras.errors import CsiOrasError
 from csi_oras.store import staging
 from csi_oras.store.verification import Pace, WeeklyPass
+from csi_oras.store.writable import Writing
 from csi_oras.telemetry.events import Events
 from csi_oras.telemetry.events import Node as Involved
 from csi_oras.telemetry.logs import logger
@@ -33,12 +34,12 @@ from csi_oras.transfer.prefetch import Observers
 from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
 from csi_oras.transfer.turns import Turns
 from csi_oras.volume.corruption import CorruptionReports
-from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.volumes import Volumes
 
 if TYPE_CHECKING:
+    from csi_oras.oci.digest import Digest
     from csi_oras.telemetry.cluster import Cluster
 
 _CALLS = 16
@@ -113,7 +114,8 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     events = _make_events(settings, app)
-    locks, notices = KeyedLocks(), Notices(events)
+    notices = Notices(events)
+    write_back = app.write_back(_left_in_outbox)
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
@@ -121,16 +123,17 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
         kubelet_dir=settings.kubelet_dir,
         trees=app.paths.trees,
         platform=app.platform,
-        locks=locks,
         notices=notices,
+        write_back=write_back,
     )
     recovery = Recovery(
         records=app.records,
         kubelet_dir=settings.kubelet_dir,
         trees=app.paths.trees,
         driver_name=settings.driver_name,
-        locks=locks,
+        locks=volumes.locks,
         leave=app.puller.jobs.leave,
+        write_back=write_back,
     )
     if settings.mode != "controller":
         recovery.take_stock()
@@ -150,6 +153,13 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     await stopping.wait()
     logger.info("stopping")
     await server.stop()
+
+
+def _left_in_outbox(_captured: Writing) -> "Future[Digest]":
+    """Push nothing yet: node policy lets nobody write in this release."""
+    future: Future[Digest] = Future()
+    future.cancel()
+    return future
 
 
 def _make_events(settings: ServeSettings, app: Application) -> Events:

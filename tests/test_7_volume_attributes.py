@@ -10,6 +10,7 @@ from csi_oras.oci.selection import Selection
 from csi_oras.transfer.request import PullPolicy
 from csi_oras.volume.attributes import KEYS, parse
 
+_OUT = {"writeBackReference": "reg.example/out:v1"}
 _REFERENCE = {"reference": "reg.example/team/model:v1"}
 
 CONTRACT = {
@@ -108,7 +109,11 @@ def test_empty_values_are_as_if_not_given() -> None:
         ({**_REFERENCE, "mode": "sometimes"}, ["mode", "eager or lazy"]),
         ({**_REFERENCE, "mode": "lazy"}, ["mode", "lazy", "not available in this release"]),
         ({**_REFERENCE, "metadata": "yes"}, ["metadata", '"true" or "false"']),
-        ({**_REFERENCE, "writeBackReference": "reg.example/out:v1"}, ["writeBackReference", "not available"]),
+        ({**_REFERENCE, **_OUT, "metadata": "true"}, ["metadata", "pushed"]),
+        ({**_REFERENCE, "writeBackReference": f"reg.example/out@sha256:{'0' * 64}"}, ["writeBackReference", "digest"]),
+        ({**_REFERENCE, "writeBackReference": "reg.example/${x}"}, ["${x}"]),
+        ({**_REFERENCE, "writeBackInclude": "*.bin"}, ["writeBackReference", "missing"]),
+        ({**_REFERENCE, **_OUT, "writeBackExclude": ",".join(["x"] * 101)}, ["writeBackExclude", "100"]),
         ({**_REFERENCE, "include": ",".join(["x"] * 101)}, ["include", "100"]),
         ({**_REFERENCE, "include": "x" * 4097}, ["include", "4096"]),
     ],
@@ -205,3 +210,24 @@ def test_template_that_is_not_known_here_is_refused(reference: str, words: list[
 def test_template_value_that_would_change_the_reference_is_refused(value: str) -> None:
     with pytest.raises(InvalidRequestError):
         parse({"reference": "reg.example/x${pvc.metadata.name}:v1"}, {"pvc.metadata.name": value})
+
+
+def test_write_back_has_a_reference_with_templates_and_globs() -> None:
+    context = {
+        **_REFERENCE,
+        "writeBackReference": "reg.example/${pod.metadata.name}",
+        "writeBackInclude": "*.bin, a/**",
+    }
+    found = parse(context, {"pod.metadata.name": "step"})
+    assert found.write_back
+    assert str(found.write_back.reference) == "reg.example/step:latest"
+    assert found.write_back.include == ("*.bin", "a/**")
+    assert not found.starts_empty
+    assert found.read_only().write_back is None
+
+
+def test_volume_that_starts_empty_has_nothing_to_show_read_only() -> None:
+    found = parse(_OUT, {})
+    assert found.starts_empty
+    with pytest.raises(InvalidRequestError, match="reference"):
+        found.read_only()

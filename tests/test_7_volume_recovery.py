@@ -8,73 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from csi_oras import config
-from csi_oras.app import Application
-from csi_oras.csi.requests import parse_publish
 from csi_oras.errors import VolumeConflictError
-from csi_oras.mount import mountinfo
 from csi_oras.store.volumes import VolumeState
-from csi_oras.telemetry.events import Events
 from csi_oras.transfer.demand import Demand
-from csi_oras.volume.locks import KeyedLocks
-from csi_oras.volume.notices import Notices
-from csi_oras.volume.recovery import Recovery
-from csi_oras.volume.request import PublishRequest
-from csi_oras.volume.volumes import Volumes, VolumeStatistics
+from csi_oras.volume.volumes import VolumeStatistics
 from tests.support.artifacts import files
-from tests.support.calls import publish_request
 from tests.support.fake_registry import FakeRegistry
+from tests.support.node import DRIVER, Node
 from tests.support.pods import Held
 from tests.support.small_disk import small_disk
 
 pytestmark = pytest.mark.needs("root")
 pytest_plugins = ["tests.support.fake_fixtures"]
-
-_DRIVER = "csi.oras.land"
-
-
-class Node:
-    """The volumes of a node, and what a start does with them, in this process."""
-
-    def __init__(self, state: Path, kubelet: Path) -> None:
-        self.app = Application(state, config.load(None))
-        self.kubelet = kubelet
-        self.records = self.app.records
-        locks = KeyedLocks()
-        self.volumes = Volumes(
-            records=self.records,
-            puller=self.app.puller,
-            keychain=self.app.keychain,
-            kubelet_dir=kubelet,
-            trees=self.app.paths.trees,
-            platform=self.app.platform,
-            locks=locks,
-            notices=Notices(Events(None, self.app.metrics)),
-        )
-        self.recovery = Recovery(
-            records=self.records,
-            kubelet_dir=kubelet,
-            trees=self.app.paths.trees,
-            driver_name=_DRIVER,
-            locks=locks,
-            leave=self.app.puller.jobs.leave,
-        )
-
-    def request(self, reference: str, name: str = "volume") -> PublishRequest:
-        target = self.kubelet / name / "mount"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return parse_publish(publish_request(target, volume_id=name, reference=reference))
-
-    def publish(self, request: PublishRequest) -> None:
-        job = self.volumes.begin(request)
-        if job:
-            self.volumes.finish(request, job.future.result(30))
-
-    def mounted(self) -> list[str]:
-        return [mount.target for mount in mountinfo.read() if mount.target.startswith(f"{self.kubelet}/")]
-
-    def known(self) -> list[str]:
-        return sorted(record.volume_id for record in self.records.all())
 
 
 @pytest.fixture
@@ -96,7 +41,7 @@ def test_publish_that_has_just_begun_is_not_taken_for_one_of_before(
     fake.bend("/blobs/", held)
     node.records.put(request.record(VolumeState.PUBLISHING))  # the process of before was killed in its pull
     node.recovery.take_stock()
-    job = node.volumes.begin(request)
+    job = node.begin(request)
     assert job is not None
     held.wait()
     node.recovery.reconcile()
@@ -157,7 +102,7 @@ def test_pull_of_a_publish_that_nobody_asks_for_any_more_is_not_wanted_for_its_s
     held = Held()
     fake.bend("/blobs/", held)
     reference = fake.artifact(repository, files(x=b"here"))
-    jobs, demands = [node.volumes.begin(node.request(reference, name)) for name in ("asked-for", "forgotten")], []
+    jobs, demands = [node.begin(node.request(reference, name)) for name in ("asked-for", "forgotten")], []
     job = jobs[0]
     assert job is not None
     assert jobs == [job, job]
@@ -175,13 +120,13 @@ def test_what_the_kubelet_says_of_a_mount_without_a_record_is_believed_only_if_i
 ) -> None:
     reference = fake.artifact(repository, files(x=b"here", y=b"and here"))
     said = {
-        "known": json.dumps({"driverName": _DRIVER, "volumeHandle": "known"}),
+        "known": json.dumps({"driverName": DRIVER, "volumeHandle": "known"}),
         "of-another-driver": json.dumps({"driverName": "else", "volumeHandle": "of-another-driver"}),
         "of-nobody": None,
-        "torn": json.dumps({"driverName": _DRIVER, "volumeHandle": "torn"})[:-3],
-        "no-text": json.dumps({"driverName": _DRIVER, "volumeHandle": 7}),
-        "control-characters": json.dumps({"driverName": _DRIVER, "volumeHandle": "a\nb"}),
-        "too-long": json.dumps({"driverName": _DRIVER, "volumeHandle": "x" * 129}),
+        "torn": json.dumps({"driverName": DRIVER, "volumeHandle": "torn"})[:-3],
+        "no-text": json.dumps({"driverName": DRIVER, "volumeHandle": 7}),
+        "control-characters": json.dumps({"driverName": DRIVER, "volumeHandle": "a\nb"}),
+        "too-long": json.dumps({"driverName": DRIVER, "volumeHandle": "x" * 129}),
         "deep": "[" * 100_000,
     }
     for name, text in said.items():
@@ -206,16 +151,16 @@ def test_adopted_mount_is_known_by_what_the_kubelet_asks_for_next(
     request = node.request(fake.artifact(repository, files(x=b"here")))
     node.publish(request)
     known = node.records.all()
-    data = {"driverName": _DRIVER, "volumeHandle": request.volume_id}
+    data = {"driverName": DRIVER, "volumeHandle": request.volume_id}
     (node.kubelet / "volume/vol_data.json").write_text(json.dumps(data))
     node.app.database.query("DELETE FROM volumes")
     node.recovery.adopt()
-    assert node.volumes.begin(request) is None
+    assert node.begin(request) is None
     assert [replace(record, artifact="", reference="") for record in node.records.all()] == [
         replace(record, artifact="", reference="") for record in known
     ]
     with pytest.raises(VolumeConflictError, match="other attributes"):
-        node.volumes.begin(replace(request, fingerprint="another"))
+        node.begin(replace(request, fingerprint="another"))
 
 
 def test_what_the_kubelet_binds_of_a_volume_is_no_volume(

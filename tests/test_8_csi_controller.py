@@ -66,6 +66,16 @@ def test_create_pins_the_digest_and_pulls_nothing(shared_driver: Driver, fake: F
     assert fake.count("/manifests/") == 1
 
 
+def test_create_keeps_where_to_push_with_its_templates_expanded(shared_driver: Driver, fake: FakeRegistry) -> None:
+    claim = {"csi.storage.k8s.io/pvc/name": "step-1"}
+    parameters = {"writeBackReference": "reg.example/out/${pvc.metadata.name}", "writeBackExclude": "*.tmp"}
+    volume = create(shared_driver, parameters={**parameters, **claim})
+    assert volume.volume_context == {
+        "writeBackReference": "reg.example/out/step-1:latest", "writeBackExclude": "*.tmp", **claim,
+    }  # fmt: skip
+    assert fake.count("/manifests/") == 0
+
+
 def test_create_is_idempotent_by_name_and_parameters(shared_driver: Driver, reference: str) -> None:
     parameters = {"reference": reference, "include": "*"}
     first = create(shared_driver, parameters=parameters)
@@ -127,7 +137,10 @@ def test_create_of_an_index_pins_the_index(shared_driver: Driver, fake: FakeRegi
         ({"name": "a\x07b"}, "name"),
         ({"volume_capabilities": []}, "volume_capabilities"),
         ({"volume_capabilities": [mount_capability(_Mode.MULTI_NODE_MULTI_WRITER)]}, "MULTI_NODE_MULTI_WRITER"),
-        ({"volume_capabilities": [mount_capability(), mount_capability(_Mode.MULTI_NODE_SINGLE_WRITER)]}, "read-only"),
+        (
+            {"volume_capabilities": [mount_capability(), mount_capability(_Mode.MULTI_NODE_SINGLE_WRITER)]},
+            "SINGLE_WRITER",
+        ),
         ({"volume_capabilities": [mount_capability(flags=("suid",))]}, "suid"),
         ({"volume_capabilities": [_BLOCK]}, "block"),
         ({"volume_capabilities": [_NO_TYPE]}, "access type"),
@@ -136,7 +149,7 @@ def test_create_of_an_index_pins_the_index(shared_driver: Driver, fake: FakeRegi
         ({"parameters": {"reference": "reg.example/a:v1", "typo": "x"}}, "typo"),
         ({"parameters": {"reference": "reg.example/${pvc.metadata.name}:v1"}}, "${pvc.metadata.name}"),
         ({"parameters": {"reference": "reg.example/${pod.metadata.name}:v1"}}, "${pod.metadata.name}"),
-        ({"parameters": {"reference": "reg.example/a:v1", "writeBackReference": "reg.example/b:v1"}}, "writeBack"),
+        ({"parameters": {"writeBackReference": f"reg.example/b@sha256:{'0' * 64}"}}, "writeBack"),
         ({"parameters": {"reference": "reg.example/a:v1", "include": "x" * 4090}}, "4096"),
     ],
     ids=str,

@@ -70,9 +70,13 @@ class Controller(csi_pb2_grpc.ControllerServicer):
             raise InvalidRequestError("volume_content_source", "is not served", "name the artifact as reference")
         requests.check_map(request.parameters, "parameters")
         wanted = volume_attributes.parse(request.parameters, claim_variables(request.parameters))
-        credential = credentials.from_secret(requests.parse_secrets(request.secrets), wanted.reference.repository)
-        digest = await self._resolved(wanted.reference, credential)
-        volume_context = _volume_context(request.parameters, wanted.reference.pinned(digest))
+        secret = requests.parse_secrets(request.secrets)
+        pinned = None
+        if not wanted.starts_empty:
+            credential = credentials.from_secret(secret, wanted.reference.repository)
+            pinned = wanted.reference.pinned(await self._resolved(wanted.reference, credential))
+        target = wanted.write_back.reference if wanted.write_back else None
+        volume_context = _volume_context(request.parameters, pinned, target)
         volume = csi_pb2.Volume(
             volume_id=_volume_id(name, request.parameters), volume_context=volume_context, capacity_bytes=0
         )
@@ -142,7 +146,10 @@ def _volume_id(name: str, parameters: Mapping[str, str]) -> str:
     return f"oras1-{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
-def _volume_context(parameters: Mapping[str, str], pinned: Reference) -> dict[str, str]:
-    """Keep the user's parameters and the claim's names, with the reference expanded and pinned."""
+def _volume_context(
+    parameters: Mapping[str, str], pinned: Reference | None, target: Reference | None
+) -> dict[str, str]:
+    """Keep the user's parameters and the claim's names, with references expanded, and that of what is shown pinned."""
     kept = {key: value for key, value in parameters.items() if key != "oras.artifact.reference"}
-    return {**kept, "reference": str(pinned)}
+    named = {"reference": pinned, "writeBackReference": target}
+    return {**kept, **{key: str(reference) for key, reference in named.items() if reference}}

@@ -24,7 +24,11 @@ _MOUNT_FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec"})
 
 _Mode = csi_pb2.VolumeCapability.AccessMode
 ACCESS_MODES = frozenset({_Mode.SINGLE_NODE_WRITER, _Mode.SINGLE_NODE_READER_ONLY, _Mode.MULTI_NODE_READER_ONLY})
-"""An artifact is read everywhere. SINGLE_NODE_WRITER is what the kubelet says of every inline volume."""
+"""An artifact is read everywhere. SINGLE_NODE_WRITER is what the kubelet says of every inline volume.
+
+What pods write is never shared, whether on one node or several: each volume at each target has a layer of its own.
+"""
+_READER_ONLY = frozenset({_Mode.SINGLE_NODE_READER_ONLY, _Mode.MULTI_NODE_READER_ONLY})
 
 
 def parse_publish(request: csi_pb2.NodePublishVolumeRequest) -> PublishRequest:
@@ -50,12 +54,16 @@ def parse_publish(request: csi_pb2.NodePublishVolumeRequest) -> PublishRequest:
     variables = pod_variables(context) if inline else claim_variables(context)
     name, namespace, uid = (context.get(key, "") for key in _POD_KEYS)
     wanted = dict(context)
-    if "noexec" in request.volume_capability.mount.mount_flags:
+    flags = request.volume_capability.mount.mount_flags
+    if "noexec" in flags:
         wanted["noexec"] = "true"
+    attributes = volume_attributes.parse(wanted, variables)
+    if request.readonly or "ro" in flags or request.volume_capability.access_mode.mode in _READER_ONLY:
+        attributes = attributes.read_only()
     return PublishRequest(
         volume_id=volume_id,
         target=target,
-        attributes=volume_attributes.parse(wanted, variables),
+        attributes=attributes,
         fingerprint=_fingerprint(request),
         secret=parse_secrets(request.secrets),
         tokens=_tokens(request),
@@ -122,10 +130,11 @@ def check_capabilities(capabilities: Iterable[csi_pb2.VolumeCapability]) -> None
         if not capability.HasField("mount"):
             raise InvalidRequestError("volume_capability", "names no access type", "set mount")
         if capability.access_mode.mode not in ACCESS_MODES:
+            mode = _Mode.Mode.Name(capability.access_mode.mode)
             raise InvalidRequestError(
                 "volume_capability",
-                f"access mode {_Mode.Mode.Name(capability.access_mode.mode)} is not served: volumes are read-only",
-                "set accessModes: [ReadOnlyMany]",
+                f"access mode {mode} is not served: nothing that is written is shared",
+                "set accessModes: [ReadOnlyMany], or [ReadWriteOnce] for a volume that is written back",
             )
         for flag in capability.mount.mount_flags:
             if flag not in _MOUNT_FLAGS:

@@ -12,7 +12,10 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One line: id, device (major:minor), the path within it that is shown, where, how, and the file system's type."""
+    """One line: id, device (major:minor), the path within it that is shown, where, how, and the file system's type.
+
+    `details` are what the file system says of itself: of an overlay, its directories.
+    """
 
     mount_id: int
     device: str
@@ -20,6 +23,7 @@ class Mount:
     target: str
     options: frozenset[str]
     filesystem: str
+    details: str
     shared: bool
     """Whether what is mounted below it is seen in other mount namespaces, too."""
 
@@ -43,6 +47,7 @@ def parse(text: str) -> Iterator[Mount]:
             target=_unescape(fields[4]),
             options=frozenset(fields[5].split(",")),
             filesystem=tail.split(" ")[0],
+            details=_unescape(tail.rpartition(" ")[2]),
             shared=any(field.startswith("shared:") for field in fields[6:]),
         )
 

@@ -64,6 +64,39 @@ class Credential:
         return (self.username, self.password, self.kind) == (other.username, other.password, other.kind)
 
 
+def to_text(credential: Credential | None) -> Secret:
+    """Return what a credential, or none, is kept as until it is used for a push."""
+    if credential is None:
+        return Secret("{}")
+    document = {
+        "username": credential.username,
+        "password": credential.password.reveal(),
+        "source": credential.source,
+        "kind": str(credential.kind),
+    }
+    return Secret(json.dumps(document))
+
+
+def from_text(text: Secret) -> Credential | None:
+    """Return the credential that was kept, or None where none was, or nothing of it is left.
+
+    Raises:
+        UnauthenticatedError: it cannot be read.
+    """
+    if not text:
+        return None
+    try:
+        kept = json.loads(text.reveal())
+        if not kept:
+            return None
+        kind = CredentialKind(kept["kind"])
+        return Credential(
+            username=kept["username"], password=Secret(kept["password"]), source=kept["source"], kind=kind
+        )
+    except (ValueError, LookupError, TypeError):
+        raise UnauthenticatedError("kept credential", "cannot be read", "export the files and push them") from None
+
+
 def from_secret(secret: Mapping[str, Secret], repository: Repository) -> Credential | None:
     """Return the credential that a volume's secret holds for `repository`, or None where it holds none.
 

@@ -272,12 +272,17 @@ class WritableVolumes:
             return sorted(entry for entry in self._outbox.iterdir() if entry.name.startswith("."))
 
     def live(self) -> Iterator[Writing]:
-        """Yield the directories of volumes that are, or were, mounted."""
+        """Yield the directories of volumes that are, or were, mounted; none that is in the making."""
         with store_errors("writable volumes"):
             for directory in sorted(self._live.iterdir()):
                 if (directory / _DOCUMENT).exists():
                     yield Writing(directory)
-                else:
+
+    def sweep(self) -> None:
+        """Remove what a crash has left of making a volume; call it before any is made."""
+        with store_errors("writable volumes"):
+            for directory in self._live.iterdir():
+                if not (directory / _DOCUMENT).exists():
                     logger.warning("removes what a crash has left of making a writable volume", key=directory.name)
                     Writing(directory).remove()
 

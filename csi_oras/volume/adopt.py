@@ -18,6 +18,9 @@ _DELETED = "//deleted"
 """What the kernel puts behind the path of a root that was deleted; no path has two slashes."""
 _TREE = re.compile(r"/(trees|quarantine)/((?:tree-sha256-)?([0-9a-f]{64})(?:-[0-9a-f]{16})?)(?:/.+)?", re.DOTALL)
 
+_UPPER = re.compile(r"\bupperdir=[^=]*/volumes/([0-9a-f]{32})/upper(?:,|$)")
+_LOWER = re.compile(r"\blowerdir=[^=]*/trees/([0-9a-f]{64})(?:,|$)")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OurMount:
@@ -33,7 +36,7 @@ class OurMount:
 
 def mounts_at(target: str, trees: Path) -> list[OurMount | None]:
     """Return what is stacked on `target`, the lowest first; None stands for what is none of ours."""
-    place = os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target.rstrip("/")))  # noqa: PTH118, PTH119, PTH120
+    place = _place(target)
     return [ours for where, ours in _mounts(trees) if where == place]
 
 
@@ -45,7 +48,8 @@ def all_mounts(trees: Path) -> dict[str, OurMount]:
 
 def shown_plans(trees: Path) -> frozenset[str]:
     """Return the digests of the plans that any mount shows, wherever it is and whoever knows of it."""
-    return frozenset(ours.plan for _, ours in _mounts(trees) if ours)
+    below = {mount.plan for mount in writable_mounts() if mount.plan}
+    return frozenset(ours.plan for _, ours in _mounts(trees) if ours) | below
 
 
 def shown_quarantined(trees: Path) -> dict[str, set[str]]:
@@ -55,6 +59,40 @@ def shown_quarantined(trees: Path) -> dict[str, set[str]]:
         if ours and ours.quarantined:
             found.setdefault(ours.quarantined, set()).add(target)
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritableMount:
+    """An overlay of ours: the key of the volume that is written, and the digest of the plan below it, if any.
+
+    The key is a hash of the volume and its target, and so says by itself whose mount it is.
+    """
+
+    target: str
+    key: str
+    plan: str
+
+
+def writable_mounts() -> list[WritableMount]:
+    """Return each mount of a writable volume, hidden by another or not."""
+    found = []
+    for mount in mountinfo.read():
+        upper = _UPPER.search(mount.details) if mount.filesystem == "overlay" else None
+        if upper:
+            lower = _LOWER.search(mount.details)
+            plan = f"sha256:{lower[1]}" if lower else ""
+            found.append(WritableMount(target=mount.target, key=upper[1], plan=plan))
+    return found
+
+
+def writable_at(target: str) -> str:
+    """Return the key of the writable volume that is mounted on `target`, or nothing."""
+    place = _place(target)
+    return next((mount.key for mount in writable_mounts() if mount.target == place), "")
+
+
+def _place(target: str) -> str:
+    return os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target.rstrip("/")))  # noqa: PTH118, PTH119, PTH120
 
 
 def _mounts(trees: Path) -> Iterator[tuple[str, OurMount | None]]:

@@ -5,7 +5,8 @@ Whatever weakens security is node policy and never an attribute, because any pod
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from csi_oras.errors import InvalidRequestError, printable
 from csi_oras.oci.glob import Glob
@@ -31,14 +32,43 @@ _MEDIA_TYPE = re.compile(r"[\w.+!#$&^-]+/[\w.+!#$&^-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WriteBack:
+    """Where to push what a pod writes, the tag spelled out, and globs over what of it."""
+
+    reference: Reference
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    starts_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """The attributes of one volume; `platform` is None for the node's own."""
+    """The attributes of one volume; `platform` is None for the node's own.
+
+    `reference` is that of the artifact that is shown, or, where the volume starts empty, of the one that it will be.
+    """
 
     reference: Reference
     pull_policy: PullPolicy
     platform: Platform | None
     selection: Selection
     noexec: bool
+    write_back: WriteBack | None = None
+
+    @property
+    def starts_empty(self) -> bool:
+        """Whether there is no artifact to pull."""
+        return self.write_back is not None and self.write_back.starts_empty
+
+    def read_only(self) -> Self:
+        """Return the same for a volume that is asked for read-only: it shows the artifact, and pushes nothing.
+
+        Raises:
+            InvalidRequestError: there is none.
+        """
+        if self.starts_empty:
+            raise _invalid("reference", "is missing, and a read-only volume has nothing else to show", "name one")
+        return replace(self, write_back=None)
 
 
 def is_from_kubernetes(key: str) -> bool:
@@ -49,23 +79,51 @@ def is_from_kubernetes(key: str) -> bool:
 def parse(context: Mapping[str, str], variables: Mapping[str, str]) -> Attributes:
     """Read a volume context (or StorageClass parameters); keys of the cluster's own are passed over.
 
-    `variables` are what templates in `reference` may name here.
+    `variables` are what templates in `reference` and `writeBackReference` may name here.
 
     Raises:
         InvalidRequestError: an unknown key, or a value that is not one of its kind.
     """
     values = _canonical({key: value for key, value in context.items() if not is_from_kubernetes(key)})
     _refuse_unavailable(values)
-    text = values.get("reference", "").removeprefix("oras://")
-    if not text:
+    base = _reference("reference", values, variables)
+    write_back = _write_back(values, variables, starts_empty=base is None)
+    reference = base or (write_back.reference if write_back else None)
+    if reference is None:
         raise InvalidRequestError("attribute reference", "is missing", "name an artifact: registry/repository:tag")
-    reference = Reference.parse(expand(text, variables))
     return Attributes(
         reference=reference,
         pull_policy=_pull_policy(values.get("pullPolicy", ""), reference),
         platform=Platform.parse(values["platform"]) if values.get("platform") else None,
         selection=_selection(values),
         noexec=_boolean("noexec", values.get("noexec", "")),
+        write_back=write_back,
+    )
+
+
+def _reference(key: str, values: Mapping[str, str], variables: Mapping[str, str]) -> Reference | None:
+    text = values.get(key, "").removeprefix("oras://")
+    return Reference.parse(expand(text, variables)) if text else None
+
+
+def _write_back(values: Mapping[str, str], variables: Mapping[str, str], *, starts_empty: bool) -> WriteBack | None:
+    include, exclude = (_list(key, values) for key in ("writeBackInclude", "writeBackExclude"))
+    reference = _reference("writeBackReference", values, variables)
+    if reference is None:
+        if include or exclude:
+            raise _invalid("writeBackReference", "is missing", "say where to push, or leave out what to push")
+        return None
+    if reference.digest:
+        raise _invalid("writeBackReference", "names a digest, which nobody knows before", "name a tag, or none")
+    if _boolean("metadata", values.get("metadata", "")):
+        raise _invalid("metadata", "would be pushed with what the pod writes", "leave it out")
+    for pattern in (*include, *exclude):
+        _glob(pattern)
+    return WriteBack(
+        reference=reference,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        starts_empty=starts_empty,
     )
 
 
@@ -92,9 +150,6 @@ def _put(values: dict[str, str], name: str, value: str) -> None:
 
 
 def _refuse_unavailable(values: Mapping[str, str]) -> None:
-    for key in ("writeBackReference", "writeBackInclude", "writeBackExclude"):
-        if values.get(key):
-            raise _invalid(key, "is not available in this release: volumes are read-only", "leave it out")
     mode = values.get("mode", "eager")
     if mode == "lazy":
         raise _invalid("mode", "lazy is not available in this release", "leave it out, or set eager")

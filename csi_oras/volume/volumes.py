@@ -7,6 +7,7 @@ record without a mount, never a mount that nobody knows of.
 
 import os
 import stat
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,19 +21,27 @@ from csi_oras.errors import (
     VolumeNotFoundError,
     printable,
 )
+from csi_oras.mount import overlay
 from csi_oras.mount.bind import bind, unbind
 from csi_oras.mount.target import Target, canonical
+from csi_oras.oci.digest import Digest
 from csi_oras.oci.platform import Platform
 from csi_oras.registry.keychain import Keychain
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
+from csi_oras.store.writable import key_of
 from csi_oras.telemetry.logs import logger
 from csi_oras.transfer.jobs import Job
 from csi_oras.transfer.pull import Puller
 from csi_oras.transfer.request import PulledArtifact, PullRequest
-from csi_oras.volume.adopt import mounts_at, tree_size
+from csi_oras.volume.adopt import mounts_at, tree_size, writable_at
 from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.request import PublishRequest
+from csi_oras.volume.write_back import Prepared, WriteBack
+
+Outcome = PulledArtifact | Prepared
+Step = Job[PulledArtifact] | Future[Prepared]
+"""What a publish waits for: a pull, or a registry's word that it will take what is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +64,8 @@ class Volumes:
         kubelet_dir: Path,
         trees: Path,
         platform: Platform,
-        locks: KeyedLocks,
         notices: Notices,
+        write_back: WriteBack,
     ) -> None:
         self._records = records
         self._keychain = keychain
@@ -64,76 +73,88 @@ class Volumes:
         self._kubelet_dir = kubelet_dir
         self._trees = trees
         self._platform = platform
-        self._locks = locks
+        self.locks = KeyedLocks()
         self._notices = notices
+        self._write_back = write_back
 
-    def begin(self, request: PublishRequest) -> Job[PulledArtifact] | None:
-        """Publish at once what is local or already mounted, and return None; else return the pull to wait for.
+    def begin(self, request: PublishRequest) -> Step | None:
+        """Publish at once what is local or already mounted, and return None; else return what to wait for.
 
         Raises:
             RequestError: the target or the request cannot be served.
             UnobtainableError, UnacceptableError: the artifact cannot be had, which is known without a pull.
         """
         request = self._canonical(request)
-        with self._locks.hold(request.target), self._open(request.target) as target:
+        with self.locks.hold(request.target), self._open(request.target) as target:
             if self._is_published(request, target):
                 return None
-            wanted = self._pull_request(request)
-            artifact = self._puller.find(wanted)
-            if artifact and self._is_shown(request, target, artifact):
-                return None
-            self._records.put(request.record(VolumeState.PUBLISHING))
-            job = self._puller.start(wanted, (request.volume_id, request.target))
-        self._notices.pulling(request.owner, wanted.reference, job.progress)
-        return job
+            self._write_back.check(request)
+            attributes = request.attributes
+            artifact = None if attributes.starts_empty else self._puller.find(self._pull_request(request))
+            step = self._go_on(request, target, artifact)
+        if isinstance(step, Job):
+            self._notices.pulling(request.owner, attributes.reference, step.progress)
+        return step
 
-    def finish(self, request: PublishRequest, artifact: PulledArtifact) -> Job[PulledArtifact] | None:
-        """Mount what was pulled, unless the volume was unpublished in the meantime, and return None.
+    def finish(self, request: PublishRequest, outcome: Outcome) -> Step | None:
+        """Mount what was waited for, unless the volume was unpublished in the meantime, and return None.
 
-        Where it was collected in the meantime, return the pull to wait for.
+        Where something is missing still, or was collected in the meantime, return what to wait for.
 
         Raises:
             VolumeBusyError: it was, or is wanted in another way by now.
             StoreBrokenError: the mount fails; nothing is left of it.
         """
         request = self._canonical(request)
-        with self._locks.hold(request.target), self._open(request.target) as target:
+        with self.locks.hold(request.target), self._open(request.target) as target:
             if self._is_published(request, target):
                 return None
             record = self._records.get(request.volume_id, request.target)
             if record is None or record.fingerprint != request.fingerprint:
                 raise VolumeBusyError(f"volume {_short(request.volume_id)}", "was unpublished during the pull")
-            if self._is_shown(request, target, artifact):
-                return None
-            self._records.put(request.record(VolumeState.PUBLISHING))
-            return self._puller.start(self._pull_request(request), (request.volume_id, request.target))
+            return self._go_on(request, target, outcome)
+
+    def _go_on(self, request: PublishRequest, target: Target, outcome: Outcome | None) -> Step | None:
+        """Mount what is ready, or record the intent and return what is to come first."""
+        asks = request.attributes.write_back is not None and not isinstance(outcome, Prepared)
+        if outcome and not asks and self._is_shown(request, target, outcome):
+            return None
+        self._records.put(request.record(VolumeState.PUBLISHING))
+        if asks and (outcome is None) == request.attributes.starts_empty:
+            return self._write_back.ask(request, outcome if isinstance(outcome, PulledArtifact) else None)
+        return self._puller.start(self._pull_request(request), (request.volume_id, request.target))
 
     def abandon(self, request: PublishRequest) -> None:
         """Forget a publish whose pull failed."""
         request = self._canonical(request)
-        with self._locks.hold(request.target):
+        with self.locks.hold(request.target):
             record = self._records.get(request.volume_id, request.target)
             if record and record.state is VolumeState.PUBLISHING and record.fingerprint == request.fingerprint:
                 self._records.drop(request.volume_id, request.target)
 
-    def unpublish(self, volume_id: str, path: str) -> None:
+    def unpublish(self, volume_id: str, path: str) -> Future[Digest] | None:
         """Take a volume away with its target, and want its pull no more; one that is unknown or gone is no error.
+
+        What was written is in the outbox then, and the push that begins is returned.
 
         Raises:
             InvalidRequestError: the path is not below the kubelet directory.
             VolumeBusyError: it cannot be taken away yet.
         """
         path = canonical(path, self._kubelet_dir)
-        with self._locks.hold(path):
+        with self.locks.hold(path):
             self._puller.jobs.leave((volume_id, path))
             record = self._records.get(volume_id, path)
             target = Target.open(path, self._kubelet_dir)
-            if target:
+            if target is None:
+                pushed = self._write_back.capture(volume_id, path)
+            else:
                 with target:
-                    self._take_away(target, record)
+                    pushed = self._take_away(target, volume_id, record)
             if record:
                 self._forget(record)
                 _log("unpublished", record)
+        return pushed
 
     def _forget(self, record: VolumeRecord) -> None:
         """Drop the record of what is gone; a full disk keeps no pod from going, which is how it gets room."""
@@ -155,7 +176,8 @@ class Volumes:
         if record and target:
             with target:
                 if target.is_mounted():
-                    return VolumeStatistics(size=record.size, files=record.files)
+                    size, files = self._write_back.written(volume_id, path)
+                    return VolumeStatistics(size=record.size + size, files=record.files + files)
         raise VolumeNotFoundError(f"volume {_short(volume_id)}", f"is not published at {printable(path, 300)}")
 
     def _pull_request(self, request: PublishRequest) -> PullRequest:
@@ -195,6 +217,8 @@ class Volumes:
 
     def _is_adopted(self, request: PublishRequest, target: Target) -> bool:
         """Record a mount of ours as what is asked for (ADR 14); one that shows nothing any more goes."""
+        if self._is_adopted_writable(request, target):
+            return True
         shown = next(reversed(mounts_at(target.path, self._trees)), None)
         others = self._records.others_at(request.volume_id, request.target)
         if others or shown is None:
@@ -213,46 +237,71 @@ class Volumes:
         logger.warning("adopted a mount whose record was lost", volume_id=request.volume_id, plan=shown.plan)
         return True
 
-    def _is_shown(self, request: PublishRequest, target: Target, artifact: PulledArtifact) -> bool:
+    def _is_adopted_writable(self, request: PublishRequest, target: Target) -> bool:
+        if writable_at(target.path) != key_of(request.volume_id, request.target):
+            return False
+        volume = self._write_back.asks_for(request)
+        if volume is None:
+            return False
+        plan = volume.base.plan if volume.base else None
+        size, files = tree_size(self._trees / plan.encoded) if plan else (0, 0)
+        record = replace(request.record(VolumeState.PUBLISHED), plan=str(plan or ""), size=size, files=files)
+        self._records.put(replace(record, artifact=str(volume.base.artifact) if volume.base else ""))
+        logger.warning("adopted a mount whose record was lost", volume_id=request.volume_id, plan=str(plan or ""))
+        return True
+
+    def _is_shown(self, request: PublishRequest, target: Target, outcome: Outcome) -> bool:
         """Record and mount the artifact; False if it was collected before the record could keep it."""
+        artifact = outcome.artifact if isinstance(outcome, Prepared) else outcome
         record = request.record(VolumeState.PUBLISHED, artifact)
         self._records.put(record)
         try:
-            kind = os.stat(artifact.path).st_mode  # noqa: PTH116 (it is asked for each volume)
+            kind = os.stat(artifact.path).st_mode if artifact else stat.S_IFDIR  # noqa: PTH116 (it is asked for each volume)
         except FileNotFoundError:
             self._records.drop(request.volume_id, request.target)
             return False
         created = False
         try:
-            created = target.create(directory=stat.S_ISDIR(kind))
-            bind(artifact.path, target, noexec=request.attributes.noexec)
+            if isinstance(outcome, Prepared):
+                created = target.create(directory=True)
+                self._write_back.attach(request, outcome, target)
+            else:
+                created = target.create(directory=stat.S_ISDIR(kind))
+                bind(outcome.path, target, noexec=request.attributes.noexec)
         except BaseException:
             if created:
                 target.remove()
             self._records.drop(request.volume_id, request.target)
             raise
         _log("published", record)
-        self._notices.shown(request.owner, artifact)
+        if artifact:
+            self._notices.shown(request.owner, artifact)
         return True
 
-    def _take_away(self, target: Target, record: VolumeRecord | None) -> None:
-        """Unmount what is stacked on a target of ours, and remove it.
+    def _take_away(self, target: Target, volume_id: str, record: VolumeRecord | None) -> Future[Digest] | None:
+        """Unmount what is stacked on a target of ours, keep what was written, and remove the target.
 
         Raises:
             VolumeBusyError: something is mounted that is not of this driver. To leave it and say that all is gone
                 would be a lie, upon which the kubelet or a person goes on to delete what is there.
         """
+        path = canonical(target.path, self._kubelet_dir)
+        written = writable_at(target.path)
         is_ours = record is not None and record.state is VolumeState.PUBLISHED
-        if not is_ours and target.is_mounted() and not any(mounts_at(target.path, self._trees)):
+        if written and written != key_of(volume_id, path):
+            raise VolumeBusyError(f"target {printable(target.path, 300)}", "holds another volume, which is written to")
+        if not is_ours and not written and target.is_mounted() and not any(mounts_at(target.path, self._trees)):
             where, cause = f"target {printable(target.path, 300)}", "has a mount that is not of this driver"
             raise VolumeBusyError(where, cause, "unmount it, and it is tried again")
-        unbind(target)
+        (overlay.detach if written else unbind)(target)
+        pushed = self._write_back.capture(volume_id, path)
         try:
             target.remove()
         except VolumeBusyError as error:
-            if is_ours:
+            if is_ours or written:
                 raise
             logger.warning("left a target alone that is not of this driver", cause=error.message)
+        return pushed
 
     def _canonical(self, request: PublishRequest) -> PublishRequest:
         return replace(request, target=canonical(request.target, self._kubelet_dir))
