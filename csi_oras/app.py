@@ -12,6 +12,7 @@ from csi_oras import config
 from csi_oras.errors import StoreBrokenError
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.platform import Platform
+from csi_oras.pack.walk import WalkLimits
 from csi_oras.policy.access import RepositoryRules
 from csi_oras.policy.signatures import VerificationRule
 from csi_oras.policy.write_back import WriteBackRule, WriteBackRules
@@ -29,6 +30,7 @@ from csi_oras.store.database import Database
 from csi_oras.store.grants import Grants, load_key
 from csi_oras.store.leases import Leases
 from csi_oras.store.objects import ObjectStore
+from csi_oras.store.outbox import EntryState, OutboxEntries
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.quarantine import Quarantine
 from csi_oras.store.signatures import SignatureRecords
@@ -41,15 +43,20 @@ from csi_oras.store.volumes import VolumeRecords
 from csi_oras.store.wishes import WishRecords, WishState
 from csi_oras.store.writable import WritableVolumes
 from csi_oras.telemetry.metrics import Metrics
+from csi_oras.transfer import outbox
 from csi_oras.transfer.access import Access
+from csi_oras.transfer.bases import Bases
 from csi_oras.transfer.blobs import BlobFetcher, Limits
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.layout import ArtifactLimits
+from csi_oras.transfer.outbox import Outbox
 from csi_oras.transfer.prefetch import Observers, Prefetcher
 from csi_oras.transfer.pull import Conditions, Puller, Store
+from csi_oras.transfer.push import Pusher
 from csi_oras.transfer.resolve import ManifestLimits, Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
+from csi_oras.transfer.write_back import VolumePusher
 from csi_oras.volume.adopt import shown_plans
 from csi_oras.volume.write_back import Push, PushRights, WriteBack
 
@@ -99,6 +106,7 @@ class Application:
         self.records = VolumeRecords(self.database, self.collector.make_room_for_records)
         self.wishes = WishRecords(self.database)
         self.writable = WritableVolumes(self.paths)
+        self.captured = OutboxEntries(self.writable)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
         self.keychain = Keychain(lambda: sources(self.policy))
@@ -143,6 +151,25 @@ class Application:
             turns=Turns("push rights", _RIGHTS),
         )
         return WriteBack(self.writable, rights, self.leases, push, self.platform)
+
+    def outbox(self, tell: outbox.Tell = outbox.tell_nobody) -> Outbox:
+        """Return what pushes the volumes that were captured; `tell` tells people what became of them."""
+        access = Access(self.registries, self.keychain)
+        return Outbox(
+            entries=self.captured,
+            leases=self.leases,
+            push=VolumePusher(
+                access=access,
+                bases=Bases(self.content, self.trees, self.puller, self._manifest_limits),
+                content=self.content,
+                leases=self.leases,
+                paths=self.paths,
+                pusher=Pusher(),
+                limits=self._write_limits,
+            ),
+            metrics=self.metrics,
+            tell=tell,
+        )
 
     def prefetcher(self, observers: Observers) -> Prefetcher:
         """Return what brings the wishes of node policy into the store."""
@@ -189,6 +216,9 @@ class Application:
         wishes = self.wishes.count()
         for state in WishState:
             self.metrics.prefetch_artifacts.labels(state).set(wishes[state])
+        captured = self.captured.count()
+        for entry_state in EntryState:
+            self.metrics.outbox_entries.labels(entry_state).set(captured[entry_state])
         self.metrics.pulls_in_flight.set(self.puller.jobs.running)
 
     def measure_sharing(self) -> None:
@@ -232,6 +262,9 @@ class Application:
         return ArtifactLimits(
             artifact_bytes=limits.artifact_bytes, files=limits.files, unpack_ratio=limits.unpack_ratio
         )
+
+    def _write_limits(self) -> WalkLimits:
+        return WalkLimits(entries=self.policy.write_back.max_files, size=self.policy.write_back.max_bytes)
 
     def _manifest_limits(self) -> ManifestLimits:
         return ManifestLimits(manifest_bytes=self.policy.limits.manifest_bytes, layers=self.policy.limits.layers)

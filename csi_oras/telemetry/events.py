@@ -78,16 +78,23 @@ class Reason(StrEnum):
     CORRUPT = "Corrupt"
     PREFETCHED = "Prefetched"
     PREFETCH_FAILED = "PrefetchFailed"
+    PUSHED = "Pushed"
+    TAG_MOVED = "TagMoved"
+    PUSH_FAILED = "PushFailed"
 
     @property
     def is_warning(self) -> bool:
         """Whether somebody should do something."""
-        return self in (Reason.NOT_VERIFIED, Reason.CORRUPT, Reason.PREFETCH_FAILED)
+        return self in _WARNINGS
 
 
+_WARNINGS = frozenset({
+    Reason.NOT_VERIFIED, Reason.CORRUPT, Reason.PREFETCH_FAILED, Reason.TAG_MOVED, Reason.PUSH_FAILED,
+})  # fmt: skip
 _SILENT_SECONDS = {
     Reason.PULLING: 3600.0, Reason.PULLED: 0.0, Reason.SLOW: 300.0, Reason.NOT_VERIFIED: 3600.0,
     Reason.CORRUPT: 3600.0, Reason.PREFETCHED: 0.0, Reason.PREFETCH_FAILED: 3600.0,
+    Reason.PUSHED: 0.0, Reason.TAG_MOVED: 0.0, Reason.PUSH_FAILED: 0.0,
 }  # fmt: skip
 """How long the same is not said again; the API server keeps an event for an hour."""
 

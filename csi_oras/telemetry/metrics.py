@@ -43,6 +43,15 @@ class EventOutcome(StrEnum):
     """More came than could be sent."""
 
 
+class PushOutcome(StrEnum):
+    """How an attempt to push what a pod wrote ends."""
+
+    OK = "ok"
+    RETRIED = "retried"
+    FAILED = "failed"
+    """For good: it stays in the outbox."""
+
+
 class Metrics:
     """The series of one driver."""
 
@@ -111,6 +120,15 @@ class Metrics:
         self._collected_artifacts = Counter(
             "csi_oras_collected_artifacts", "Artifacts that collections took.", registry=self.registry
         )
+        self._pushes = Counter(
+            "csi_oras_outbox_pushes", "Attempts to push what a pod wrote.", ("outcome",), registry=self.registry
+        )
+        self._pushed_bytes = Counter(
+            "csi_oras_outbox_pushed_bytes", "Bytes of blobs that pushes had to send.", registry=self.registry
+        )
+        self.outbox_entries = self._gauge(
+            "csi_oras_outbox_entries", "Volumes whose writes are not in their registry yet.", ("state",)
+        )
         self.prefetch_failures = Counter(
             "csi_oras_prefetch_failures", "Attempts at a wish that failed.", registry=self.registry
         )
@@ -162,6 +180,11 @@ class Metrics:
     def observe_event(self, reason: str, outcome: EventOutcome) -> None:
         """Count one event, `reason` as people read it."""
         self._events.labels(reason, outcome).inc()
+
+    def observe_push(self, outcome: PushOutcome, sent: int = 0) -> None:
+        """Count one attempt to push what a pod wrote, and the bytes that it had to send."""
+        self._pushes.labels(outcome).inc()
+        self._pushed_bytes.inc(sent)
 
     def observe_collection(self, trigger: str, size: int, artifacts: int) -> None:
         """Count one collection, what asked for it (`watermark`, `need` or `command`), and what it took; bytes."""

@@ -1,0 +1,112 @@
+"""Bases: the artifact below a writable volume, found again when what was written is to be pushed.
+
+Nothing is asked of a registry for what the store still has: the volume has shown it to its pod.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from csi_oras.artifact import planner
+from csi_oras.artifact.kind import Artifact
+from csi_oras.artifact.kinds import kind_of
+from csi_oras.errors import StoreBrokenError
+from csi_oras.oci import manifest as manifests
+from csi_oras.oci.manifest import Manifest
+from csi_oras.oci.plan import Plan
+from csi_oras.oci.reference import Repository
+from csi_oras.registry.credentials import Credential
+from csi_oras.store.content import ContentStore
+from csi_oras.store.leases import PullLease
+from csi_oras.store.trees import TreeStore
+from csi_oras.store.writable import Base
+from csi_oras.transfer.pull import Puller
+from csi_oras.transfer.request import Planned, PullPolicy, PullRequest
+from csi_oras.transfer.resolve import ManifestLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundBase:
+    """A base, the bytes of its manifest, and the tree that shows it; `credential` reads it, if anything has to be."""
+
+    base: Base
+    planned: Planned
+    content: bytes
+    tree: Path
+    credential: Credential | None
+
+    @property
+    def repository(self) -> Repository:
+        """Where it is."""
+        return self.base.reference.repository
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its manifest."""
+        return self.planned.artifact.manifest
+
+    @property
+    def plan(self) -> Plan:
+        """What of it the volume shows."""
+        return self.planned.plan
+
+
+class Bases:
+    """Finds bases."""
+
+    def __init__(
+        self, content: ContentStore, trees: TreeStore, puller: Puller, limits: Callable[[], ManifestLimits]
+    ) -> None:
+        self._content = content
+        self._trees = trees
+        self._puller = puller
+        self._limits = limits
+
+    def find(self, base: Base, credential: Credential | None, lease: PullLease) -> FoundBase:
+        """Return a base, which stays as long as the lease; what has gone of it is pulled again.
+
+        Raises:
+            UnobtainableError, UnacceptableError, RequestError: as for a pull.
+        """
+        request = PullRequest(
+            reference=base.reference,
+            platform=base.platform,
+            selection=base.selection,
+            policy=PullPolicy.IF_NOT_PRESENT,
+            credential=credential,
+        )
+        lease.add([base.artifact, base.plan])
+        planned = self._kept(base) or self._puller.plan(request)
+        lease.add([planned.plan.digest])
+        if not self._trees.has(planned.plan.digest):
+            job = self._puller.start(request)
+            with self._puller.jobs.waiting(job):
+                job.future.result()
+        content = self._content.read(base.artifact, self._limits().manifest_bytes)
+        if content is None:
+            raise StoreBrokenError(f"manifest {base.artifact}", "is not in the store", "it is fetched again")
+        tree = self._trees.path(planned.plan.digest)
+        return FoundBase(base=base, planned=planned, content=content, tree=tree, credential=credential)
+
+    def _kept(self, base: Base) -> Planned | None:
+        """Plan a base from what the store has, if that is enough."""
+        limits, subject = self._limits(), str(base.reference)
+        content = self._content.read(base.artifact, limits.manifest_bytes)
+        if content is None:
+            return None
+        manifest = manifests.parse(content, "", subject, most_layers=limits.layers)
+        if not isinstance(manifest, Manifest):
+            return None
+        kind = kind_of(manifest)
+        config = self._content.read(manifest.config.digest, limits.manifest_bytes) if kind.reads_config else b""
+        if config is None:
+            return None
+        artifact = Artifact(
+            reference=base.reference,
+            root=base.reference.digest or base.artifact,
+            digest=base.artifact,
+            size=len(content),
+            manifest=manifest,
+            config=config,
+        )
+        return Planned(artifact=artifact, kind=kind, plan=planner.plan(artifact, kind, base.selection))

@@ -1,0 +1,143 @@
+"""Composing: the layers of a volume that was surveyed, with where their bytes are, and the manifest over them.
+
+The same content over the same base in the same pod makes the same bytes, so that a push that was killed goes on as if
+nothing had happened.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from csi_oras.artifact import generic
+from csi_oras.oci import media_types, titles
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.pack.layers import LayerPlan, PackedDirectory, Reused, WholeFile
+from csi_oras.pack.survey import Survey, Volume
+from csi_oras.pack.tarball import pack
+from csi_oras.registry.sources import Readable, Source, in_file, in_memory
+from csi_oras.store.paths import store_errors
+from csi_oras.store.writable import WritableVolume
+from csi_oras.telemetry.events import Pod
+from csi_oras.transfer.bases import FoundBase
+from csi_oras.transfer.push import NewManifest, PushedLayer, manifest_of
+
+_EMPTY = b"{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """An artifact that is ready to be pushed."""
+
+    layers: tuple[PushedLayer, ...]
+    manifest: NewManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composer:
+    """Makes an artifact of a volume: `opened` shows its files, and `directory` is for what is packed.
+
+    `base_source` says where the bytes of a blob of the base are.
+    """
+
+    volume: WritableVolume
+    base: FoundBase | None
+    opened: Volume
+    directory: Path
+    base_source: Callable[[Descriptor], Source]
+
+    def compose(self, found: Survey) -> Composed:
+        """Return what a volume becomes: its base as it is, where nothing changed.
+
+        Raises:
+            ContentChangedError: somebody still writes to it.
+            NoSpaceError, StoreBrokenError: it cannot be read, or packed.
+        """
+        if self.base and not found.is_changed:
+            return self._unchanged(self.base)
+        layers = [self._layer(number, layer) for number, layer in enumerate(found.layers)]
+        blobs = [layer.blob for layer in layers]
+        if self.base and set(blobs) == set(self.base.manifest.layers):  # it was written to, but with the same bytes
+            return self._unchanged(self.base)
+        if not layers:  # as ORAS has it, for registries want a layer
+            layers = [PushedLayer(blob=Descriptor.of(_EMPTY, media_types.EMPTY), source=in_memory(_EMPTY))]
+        manifest = manifest_of([layer.blob for layer in layers], self._artifact_type(), self._annotations())
+        return Composed(layers=tuple(layers), manifest=manifest)
+
+    def _unchanged(self, base: FoundBase) -> Composed:
+        manifest = NewManifest(
+            content=base.content,
+            media_type=base.manifest.media_type,
+            config=self._of_base(base, base.manifest.config),
+        )
+        return Composed(layers=tuple(self._of_base(base, blob) for blob in base.manifest.layers), manifest=manifest)
+
+    def _of_base(self, base: FoundBase, blob: Descriptor) -> PushedLayer:
+        return PushedLayer(blob=blob, source=self.base_source(blob), mount_from=base.repository)
+
+    def _layer(self, number: int, layer: LayerPlan) -> PushedLayer:
+        if isinstance(layer, WholeFile):
+            return self._file(layer)
+        if isinstance(layer, PackedDirectory):
+            path = self.directory / str(number)
+            with store_errors(f"{self.opened.subject}, packing"), path.open("xb") as target:
+                blob = pack(layer, self.opened.open, target)
+            return PushedLayer(blob=blob, source=in_file(path))
+        return self._reused(layer)
+
+    def _reused(self, layer: Reused) -> PushedLayer:
+        if self.base is None:
+            raise RuntimeError("a layer is to be reused of no base")
+        return self._of_base(self.base, layer.descriptor)
+
+    def _file(self, layer: WholeFile) -> PushedLayer:
+        with self.opened.open(layer.name, layer.file) as file:
+            digest = Digest("sha256", hashlib.file_digest(file, "sha256").hexdigest())
+        blob = Descriptor(
+            media_type=media_types.LAYER_TAR,
+            digest=digest,
+            size=layer.file.size,
+            annotations=MappingProxyType(layer.annotations),
+        )
+        is_same = layer.before is not None and layer.before.digest == digest
+        if layer.before and is_same and _reads_as(layer.before, layer):
+            blob = layer.before
+        mount_from = self.base.repository if self.base and is_same else None
+        return PushedLayer(blob=blob, source=self._in_volume(layer), mount_from=mount_from)
+
+    def _in_volume(self, layer: WholeFile) -> Source:
+        @contextmanager
+        def opened(offset: int) -> Iterator[Readable]:
+            with self.opened.open(layer.name, layer.file) as file:
+                file.seek(offset)
+                yield file
+
+        return opened
+
+    def _artifact_type(self) -> str:
+        """Return the base's, if what is pushed is still of that kind: titled files."""
+        if self.base is None or self.base.planned.kind is not generic.KIND:
+            return ""
+        declared = self.base.manifest.artifact_type
+        return "" if declared == media_types.EMPTY or declared in media_types.IMAGE_CONFIGS else declared
+
+    def _annotations(self) -> dict[str, str]:
+        annotations = {media_types.CREATED: self.volume.created.isoformat().replace("+00:00", "Z")}
+        if self.base:
+            reference = self.base.base.reference
+            tag = f":{reference.tag}" if reference.tag else ""
+            annotations[media_types.BASE_NAME] = f"{reference.repository}{tag}"
+            annotations[media_types.BASE_DIGEST] = str(self.base.base.artifact)
+        if pod := Pod.find(self.volume.pod, self.volume.namespace, self.volume.uid):
+            annotations[media_types.POD_NAMESPACE] = pod.namespace
+            annotations[media_types.POD_NAME] = pod.name
+        return annotations
+
+
+def _reads_as(before: Descriptor, layer: WholeFile) -> bool:
+    """Say whether the base's layer shows the same file under a title."""
+    is_titled = before.annotations.get(media_types.TITLE) == layer.title and not titles.is_directory(before)
+    return is_titled and titles.is_executable(before) == layer.file.is_executable

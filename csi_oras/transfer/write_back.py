@@ -1,0 +1,209 @@
+"""Write-back: one captured volume becomes an artifact, and its tag means it.
+
+Whatever is in the way is said before a byte is hashed, as far as it can be; the tag is moved last, and only from what
+it meant when the volume was published. What somebody else has moved meanwhile stays his: then the artifact gets a tag
+of its own. Killed at any moment, the same push makes the same artifact, and sends only what is not there yet.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from csi_oras.errors import PushRefusedError, UnsupportedContentError
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.glob import Glob
+from csi_oras.oci.reference import Reference
+from csi_oras.oci.selection import Selection
+from csi_oras.pack.merge import Uncarriable
+from csi_oras.pack.survey import Survey, Volume, survey
+from csi_oras.pack.walk import WalkLimits
+from csi_oras.registry import credentials
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.credentials import Credential
+from csi_oras.registry.keychain import Found
+from csi_oras.registry.pushes import PushClient
+from csi_oras.registry.sources import Source, in_file
+from csi_oras.store.content import ContentStore
+from csi_oras.store.leases import Leases, PullLease
+from csi_oras.store.paths import StatePaths, store_errors
+from csi_oras.store.staging import staging
+from csi_oras.store.writable import WritableVolume, Writing
+from csi_oras.telemetry.progress import Progress
+from csi_oras.transfer.access import Access
+from csi_oras.transfer.bases import Bases, FoundBase
+from csi_oras.transfer.compose import Composed, Composer
+from csi_oras.transfer.push import NewManifest, Pusher, in_repository
+
+MOST_FILES = 1000
+"""Files that become layers of their own; each costs three requests here, and one wherever it is pulled."""
+_MOST_NAMED = 5
+_DIGITS = 12
+_LONGEST_TAG = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenBack:
+    """What a push made: `reference` has the tag that means it, which `is_second` if the volume's own had been moved."""
+
+    reference: Reference
+    sent: int
+    is_second: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    """A captured volume that can be pushed, as far as can be told without its registry."""
+
+    volume: WritableVolume
+    base: FoundBase | None
+    opened: Volume
+    found: Survey
+    directory: Path
+
+
+class VolumePusher:
+    """Pushes captured volumes."""
+
+    def __init__(
+        self,
+        *,
+        access: Access,
+        bases: Bases,
+        content: ContentStore,
+        leases: Leases,
+        paths: StatePaths,
+        pusher: Pusher,
+        limits: Callable[[], WalkLimits],
+    ) -> None:
+        self._access = access
+        self._bases = bases
+        self._content = content
+        self._leases = leases
+        self._paths = paths
+        self._pusher = pusher
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._turns: WeakValueDictionary[Reference, threading.Lock] = WeakValueDictionary()
+
+    def push(self, writing: Writing) -> WrittenBack:
+        """Push a captured volume, and have its tag, or a second one, mean it; only one push of it may run.
+
+        Raises:
+            UnobtainableError: something is not to be had now; the message says what.
+            UnacceptableError: it holds what cannot be pushed.
+        """
+        volume = writing.volume()
+        credential = credentials.from_text(writing.credential())
+        with self._ready(writing, volume, credential) as ready:
+            action = partial(self._push, ready)
+            return self._access.use(volume.reference.repository, Found(credential=credential), action)
+
+    @contextmanager
+    def _ready(self, writing: Writing, volume: WritableVolume, credential: Credential | None) -> Iterator[_Ready]:
+        with self._leases.of_pull() as lease, staging(self._paths) as directory:
+            base = self._base(volume, credential, lease)
+            with _opened(writing, volume, base) as opened:
+                selection = Selection(include=_globs(volume.include), exclude=_globs(volume.exclude))
+                found = survey(opened, selection, self._limits(), MOST_FILES)
+                if found.uncarriable:
+                    raise _uncarriable(volume, found.uncarriable)
+                yield _Ready(volume=volume, base=base, opened=opened, found=found, directory=directory)
+
+    def _base(self, volume: WritableVolume, credential: Credential | None, lease: PullLease) -> FoundBase | None:
+        if volume.base is None:
+            return None
+        is_same = volume.base.reference.repository.registry == volume.reference.repository.registry
+        return self._bases.find(volume.base, credential if is_same else None, lease)
+
+    def _push(self, ready: _Ready, client: RepositoryClient) -> WrittenBack:
+        pushes = client.pushes()
+        pushes.tag_digest(_tag(ready.volume))  # who is not there need not be hashed for
+        base = ready.base
+        if base is None or all(self._content.has(blob) for blob in (base.manifest.config, *base.manifest.layers)):
+            return self._send(ready, pushes, None)
+        brought = Found(credential=base.credential)
+        return self._access.use(base.repository, brought, lambda reading: self._send(ready, pushes, reading))
+
+    def _send(self, ready: _Ready, pushes: PushClient, reading: RepositoryClient | None) -> WrittenBack:
+        composer = Composer(
+            volume=ready.volume,
+            base=ready.base,
+            opened=ready.opened,
+            directory=ready.directory,
+            base_source=partial(self._base_source, reading),
+        )
+        for left in ready.directory.iterdir():  # with another credential it is done again
+            left.unlink()
+        composed = composer.compose(ready.found)
+        sent = self._pusher.push(pushes, composed.layers, composed.manifest, Progress()).sent
+        return self._tagged(ready.volume, pushes, composed, sent)
+
+    def _base_source(self, reading: RepositoryClient | None, blob: Descriptor) -> Source:
+        if reading and not self._content.has(blob):
+            return in_repository(reading, blob)
+        return in_file(self._content.path(blob.digest))
+
+    def _tagged(self, volume: WritableVolume, pushes: PushClient, composed: Composed, sent: int) -> WrittenBack:
+        manifest, tag = composed.manifest, _tag(volume)
+        with self._turn(volume.reference):
+            is_moved = pushes.move_tag(tag, manifest.content, manifest.media_type, volume.tag_meant)
+        if not is_moved:
+            tag = _second(tag, manifest)
+            if not pushes.move_tag(tag, manifest.content, manifest.media_type, None):
+                subject = pushes.repository.at(tag)
+                raise PushRefusedError(subject, "is taken, as is the tag that it stands in for", "remove that tag")
+        reference = Reference(repository=volume.reference.repository, tag=tag, digest=manifest.digest)
+        return WrittenBack(reference=reference, sent=sent, is_second=not is_moved)
+
+    def _turn(self, reference: Reference) -> threading.Lock:
+        with self._lock:
+            return self._turns.setdefault(reference, threading.Lock())
+
+
+@contextmanager
+def _opened(writing: Writing, volume: WritableVolume, base: FoundBase | None) -> Iterator[Volume]:
+    subject = f"volume of {volume.reference}"
+    with _directory(writing.upper, subject) as upper:
+        if base is None:
+            yield Volume(upper=upper, subject=subject)
+            return
+        with _directory(base.tree, subject) as tree:
+            yield Volume(upper=upper, tree=tree, plan=base.plan, subject=subject)
+
+
+@contextmanager
+def _directory(path: Path, subject: str) -> Iterator[int]:
+    with store_errors(subject):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _globs(patterns: tuple[str, ...]) -> tuple[Glob, ...]:
+    return tuple(Glob.parse(pattern.removeprefix("./").rstrip("/")) for pattern in patterns)
+
+
+def _tag(volume: WritableVolume) -> str:
+    return volume.reference.tag or "latest"
+
+
+def _second(tag: str, manifest: NewManifest) -> str:
+    """Return the tag of what lost a race, which says whose place it would have taken and what it is."""
+    return f"{tag[: _LONGEST_TAG - _DIGITS - 1]}-{manifest.digest.encoded[:_DIGITS]}"
+
+
+def _uncarriable(volume: WritableVolume, found: tuple[Uncarriable, ...]) -> UnsupportedContentError:
+    named = "; ".join(f'"{one.name}" {one.reason}' for one in found[:_MOST_NAMED])
+    more = f"; and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
+    return UnsupportedContentError(
+        f"volume of {volume.reference}",
+        f"holds what no artifact can carry: {named}{more}",
+        "export the files; or leave these out with writeBackExclude the next time",
+    )

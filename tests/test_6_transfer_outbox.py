@@ -1,0 +1,357 @@
+"""The outbox: what a pod wrote is in its registry in the end, once, under its tag or beside it, or is kept."""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_oras.errors import (
+    AccessDeniedError,
+    LimitExceededError,
+    UnauthenticatedError,
+    UnsupportedContentError,
+    VolumeBusyError,
+    VolumeNotFoundError,
+)
+from csi_oras.oci.digest import Digest
+from csi_oras.store.outbox import EntryState
+from csi_oras.telemetry.events import Reason
+from csi_oras.transfer.outbox import MOST_REFUSALS
+from tests.support.artifacts import EMPTY_TYPE, OCI_INDEX, TITLE, files, manifest, sha256
+from tests.support.fake_registry import FakeRegistry
+from tests.support.fake_server import status
+from tests.support.fakes import user
+from tests.support.outboxes import Outboxing, kept
+from tests.support.pods import wait_for
+
+pytest_plugins = ["tests.support.fake_fixtures"]
+pytestmark = pytest.mark.needs("root")  # who makes a whiteout has to be
+
+UPLOADS = "/blobs/uploads/"
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Outboxing]:
+    running = Outboxing(tmp_path / "node")
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def target(fake: FakeRegistry) -> str:
+    return f"{fake.address}/t/out:v1"
+
+
+def document(fake: FakeRegistry, tag: str = "v1", repository: str = "t/out") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(fake.manifests[repository][tag][0])
+    return found
+
+
+def titles(fake: FakeRegistry, tag: str = "v1", repository: str = "t/out") -> dict[str, bytes]:
+    """Return what an artifact holds by its titles."""
+    layers = document(fake, tag, repository)["layers"]
+    return {layer["annotations"][TITLE]: fake.blobs[repository][layer["digest"]] for layer in layers}
+
+
+def tags(fake: FakeRegistry, repository: str = "t/out") -> set[str]:
+    return {tag for tag in fake.manifests.get(repository, {}) if ":" not in tag}
+
+
+def test_what_a_pod_wrote_is_an_artifact_of_titled_files(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    entry = at.capture(target, {"a": b"1", "deep/er/b": b"2", "empty": b""})
+    digest = at.push(entry)
+    assert str(digest) == sha256(fake.manifests["t/out"]["v1"][0])
+    assert titles(fake) == {"a": b"1", "deep/er/b": b"2", "empty": b""}
+    annotations = document(fake)["annotations"]
+    assert annotations["land.oras.csi.pod.name"] == "writer"
+    assert annotations["land.oras.csi.pod.namespace"] == "team"
+    assert at.states == []
+    assert list((at.state / "outbox").iterdir()) == []
+    assert at.told == [(Reason.PUSHED, f"pushed {target}@{digest}")]
+
+
+def test_nothing_written_above_nothing_is_an_artifact_without_files(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    at.push(at.capture(target, {}))
+    assert [layer["mediaType"] for layer in document(fake)["layers"]] == [EMPTY_TYPE]
+    assert at.pull(target)[0].files == 0
+
+
+def test_unchanged_files_of_the_base_are_mounted_and_not_sent(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    large = os.urandom(1 << 20)
+    reference = fake.artifact("t/base", files(large=large, old=b"old", gone=b"gone"), artifactType="application/x.y")
+    _, base = at.pull(reference)
+    at.push(at.capture(target, {"old": b"new", "more": b"more", "gone": None}, base=base))
+    assert titles(fake) == {"large": large, "old": b"new", "more": b"more"}
+    assert not [request for request in fake.seen(UPLOADS) if request.body == large]
+    pushed = document(fake)
+    assert pushed["artifactType"] == "application/x.y"
+    assert pushed["annotations"]["org.opencontainers.image.base.name"] == reference
+    assert pushed["annotations"]["org.opencontainers.image.base.digest"] == str(base.artifact)
+    assert document(fake, repository="t/base")["layers"][0] in pushed["layers"]
+    assert at.app.leases.held().holders == {}
+
+
+def test_unchanged_volume_tags_the_manifest_of_its_base(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    _, base = at.pull(fake.artifact("t/base", files(a=b"1", b=b"2")), include="a")
+    digest = at.push(at.capture(target, {}, base=base))
+    assert digest == base.artifact
+    assert fake.manifests["t/out"]["v1"] == fake.manifests["t/base"]["v1"]
+    assert fake.blobs["t/out"].keys() >= {sha256(b"1"), sha256(b"2"), sha256(b"{}")}
+
+
+def test_volume_written_with_the_same_bytes_tags_the_manifest_of_its_base(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    _, base = at.pull(fake.artifact("t/base", files(a=b"1", b=b"2")))
+    assert at.push(at.capture(target, {"a": b"1"}, base=base)) == base.artifact
+
+
+def test_unchanged_volume_of_an_index_tags_the_manifest_of_its_platform(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    entries = []
+    for architecture in ("amd64", "arm64"):
+        fake.artifact("t/base", files(a=architecture.encode()), tag=architecture)
+        content = fake.manifests["t/base"][architecture][0]
+        platform = {"os": "linux", "architecture": architecture}
+        entries.append(
+            {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": sha256(content), "size": len(content),
+             "platform": platform}
+        )  # fmt: skip
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    fake.manifest("t/base", "v1", json.dumps(index).encode(), OCI_INDEX)
+    _, base = at.pull(f"{fake.address}/t/base:v1", platform="linux/arm64")
+    assert at.push(at.capture(target, {}, base=base)) == Digest.parse(entries[1]["digest"])
+    assert titles(fake) == {"a": b"arm64"}
+
+
+def test_base_that_left_the_store_is_pulled_again(fake: FakeRegistry, target: str, tmp_path: Path) -> None:
+    fake.require_basic("me", "right")
+    at = Outboxing(tmp_path / "node")
+    credential = user("me", "right")
+    _, base = at.pull(fake.artifact("t/base", files(a=b"1", b=b"2")), credential)
+    at.capture(target, {"c": b"3"}, base=base, credential=credential)
+    at.close()
+    for left in ("blobs", "trees", "state.db"):
+        path = at.state / left
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = Outboxing(tmp_path / "node")
+    again.push(again.app.captured.all()[0])
+    assert titles(fake) == {"a": b"1", "b": b"2", "c": b"3"}
+    again.close()
+
+
+def test_base_of_another_registry_is_sent_from_the_store_though_its_registry_is_gone(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    with FakeRegistry() as other:
+        _, base = at.pull(other.artifact("t/base", files(a=b"1")))
+    at.push(at.capture(target, {"b": b"2"}, base=base))
+    assert titles(fake) == {"a": b"1", "b": b"2"}
+
+
+def test_tag_that_means_what_it_did_is_moved_and_another_is_left_alone(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    before = Digest.parse(sha256(manifest(files(x=b"x"))))
+    fake.artifact("t/out", files(x=b"x"))
+    first = at.capture(target, {"a": b"1"}, meant=before)
+    late = at.capture(target, {"a": b"2"}, meant=before)
+    digest = at.push(first)
+    second = at.push(late)
+    assert sha256(fake.manifests["t/out"]["v1"][0]) == str(digest)
+    assert tags(fake) == {"v1", f"v1-{second.encoded[:12]}"}
+    assert titles(fake, f"v1-{second.encoded[:12]}") == {"a": b"2"}
+    assert at.told[-1][0] is Reason.TAG_MOVED
+
+
+def test_twenty_writers_of_one_tag_lose_nothing(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    entries = [at.capture(target, {"a": str(number).encode()}) for number in range(20)]
+    futures = [at.outbox.begin(entry.writing) for entry in entries]
+    digests = {future.result(100) for future in futures}
+    assert len(tags(fake)) == 20
+    assert {titles(fake, tag)["a"] for tag in tags(fake)} == {str(number).encode() for number in range(20)}
+    assert {sha256(fake.manifests["t/out"][tag][0]) for tag in tags(fake)} == {str(digest) for digest in digests}
+
+
+def test_push_that_was_killed_before_its_entry_went_is_done_and_sends_nothing(
+    fake: FakeRegistry, target: str, tmp_path: Path
+) -> None:
+    at = Outboxing(tmp_path / "node")
+    entry = at.capture(target, {"a": b"1", "b/link": b"2"})
+    copy = at.state / "copy"
+    shutil.copytree(entry.writing.directory, copy, symlinks=True)
+    digest = at.push(entry)
+    sent = fake.count(UPLOADS, "POST")
+    copy.rename(entry.writing.directory)
+    again = at.restart(tmp_path / "node")
+    assert again.push(entry) == digest
+    assert fake.count(UPLOADS, "POST") == sent
+    assert tags(fake) == {"v1"}
+    again.close()
+
+
+def test_registry_that_is_down_is_tried_until_it_is_back(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    fake.bend("/v2/", status(503), times=8)
+    future = at.outbox.begin(entry.writing)
+    wait_for(lambda: entry.state().error != "")
+    assert not future.done()
+    state = entry.state()
+    assert (state.state, state.attempts) == (EntryState.WAITING, 1)
+    assert kept(entry.writing) == {"a": b"1"}
+    at.outbox.resume()
+    at.retry(entry)
+    assert future.result(60)
+    assert titles(fake) == {"a": b"1"}
+
+
+def test_nothing_is_hashed_for_a_registry_that_is_not_there(at: Outboxing) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        reference = f"127.0.0.1:{closed.getsockname()[1]}/t/out:v1"
+    entry = at.capture(reference, {"a": b"1"})
+    accessed = (entry.writing.upper / "a").stat().st_atime_ns
+    at.outbox.begin(entry.writing)
+    wait_for(lambda: entry.state().error != "")
+    assert (entry.writing.upper / "a").stat().st_atime_ns == accessed
+
+
+def test_what_a_former_process_left_is_pushed(fake: FakeRegistry, target: str, tmp_path: Path) -> None:
+    at = Outboxing(tmp_path / "node")
+    _, base = at.pull(fake.artifact("t/base", files(a=b"1")))
+    entry = at.capture(target, {"b": b"2"}, base=base)
+    entry.save(entry.state().__class__(state=EntryState.PUSHING, attempts=1))  # killed in the middle
+    again = at.restart(tmp_path / "node")
+    again.outbox.resume()
+    wait_for(lambda: again.states == [])
+    assert titles(fake) == {"a": b"1", "b": b"2"}
+    again.close()
+
+
+def test_refusals_are_believed_after_some_and_a_retry_pushes(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    fake.bend(UPLOADS, status(403), times=MOST_REFUSALS)
+    future = at.outbox.begin(entry.writing)
+    at.outbox.resume()
+    for number in range(1, MOST_REFUSALS):
+        wait_for(lambda number=number: entry.state().refusals == number)  # type: ignore[misc]
+        at.retry(entry)
+    assert isinstance(future.exception(60), AccessDeniedError)
+    assert entry.state().state is EntryState.FAILED
+    assert kept(entry.writing) == {"a": b"1"}
+    assert at.told[-1][0] is Reason.PUSH_FAILED
+    assert entry.id in at.told[-1][1]
+    at.outbox.look()
+    assert fake.count(UPLOADS, "POST") == MOST_REFUSALS
+    assert at.outbox.attempt(entry).sent == 1
+    assert titles(fake) == {"a": b"1"}
+
+
+def test_credential_of_the_publish_is_used_and_goes_with_the_entry(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    fake.require_basic("me", "right")
+    entry = at.capture(target, {"a": b"1"}, credential=user("me", "right"))
+    at.push(entry)
+    assert titles(fake) == {"a": b"1"}
+    revoked = at.capture(target, {"a": b"2"}, credential=user("me", "wrong"))
+    with pytest.raises(UnauthenticatedError):
+        at.outbox.attempt(revoked)
+    assert revoked.state().refusals == 1
+
+
+def test_what_no_artifact_can_carry_fails_at_once_and_is_named(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    os.mkfifo(entry.writing.upper / "pipe")
+    (entry.writing.upper / "out").symlink_to("/etc/shadow")
+    error = at.failure(entry)
+    assert isinstance(error, UnsupportedContentError)
+    assert '"pipe" is a FIFO' in error.message
+    assert '"out"' in error.message
+    assert entry.state().state is EntryState.FAILED
+    assert kept(entry.writing)["a"] == b"1"
+    assert fake.count(UPLOADS) == 0
+
+
+def test_more_than_policy_allows_fails_at_once(fake: FakeRegistry, target: str, tmp_path: Path) -> None:
+    at = Outboxing(tmp_path / "node", "maxBytes: 10, maxFiles: 3")
+    assert isinstance(at.failure(at.capture(target, {"a": b"x" * 11})), LimitExceededError)
+    assert isinstance(at.failure(at.capture(target, dict.fromkeys("abcd", b""))), LimitExceededError)
+    at.push(at.capture(target, {"a": b"x" * 10}))
+    assert fake.count(UPLOADS, "POST") == 2
+    at.close()
+
+
+def test_what_is_not_selected_is_not_pushed(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    at.push(at.capture(target, {"keep/a": b"1", "b.tmp": b"2"}, include=("./keep/",)))
+    assert titles(fake) == {"keep/a": b"1"}
+
+
+def test_packed_directories_links_and_modes_come_back(at: Outboxing, target: str) -> None:
+    entry = at.capture(target, {"run.sh": b"#!/bin/sh", "d/file": b"1"})
+    (entry.writing.upper / "run.sh").chmod(0o755)
+    (entry.writing.upper / "d/link").symlink_to("file")
+    (entry.writing.upper / "d/none").mkdir()
+    at.push(entry)
+    shown = at.pull(target)[0].path
+    assert os.access(shown / "run.sh", os.X_OK)
+    assert (shown / "d/link").readlink() == Path("file")
+    assert (shown / "d/file").read_bytes() == b"1"
+    assert list((shown / "d/none").iterdir()) == []
+    assert list((at.state / "staging").iterdir()) == []
+
+
+def test_entry_is_pushed_by_one_process_only(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    with entry.locked():
+        future = at.outbox.begin(entry.writing)
+        with pytest.raises(VolumeBusyError):
+            at.outbox.attempt(entry)
+        with pytest.raises(VolumeBusyError):
+            at.outbox.drop(entry)
+    at.outbox.resume()
+    assert future.result(60)
+    assert tags(fake) == {"v1"}
+
+
+def test_who_waits_for_what_was_dropped_is_told(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    fake.bend("/v2/", status(503))
+    future = at.outbox.begin(entry.writing)
+    wait_for(lambda: entry.state().error != "")
+    wait_for(lambda: not entry.is_locked())
+    at.outbox.drop(entry)
+    at.outbox.resume()
+    assert isinstance(future.exception(60), VolumeNotFoundError)
+    assert list((at.state / "outbox").iterdir()) == []
+
+
+def test_torn_document_is_kept_and_holds_up_nobody(at: Outboxing, target: str) -> None:
+    entry, other = at.capture(target, {"a": b"1"}), at.capture(target, {"b": b"2"})
+    (entry.writing.directory / "volume.json").write_bytes(b"{")
+    at.outbox.begin(entry.writing)
+    at.push(other)
+    wait_for(lambda: entry.state().error != "")
+    assert kept(entry.writing) == {"a": b"1"}
+    assert "cannot be read" in entry.state().error
+
+
+def test_metrics_tell_what_waits_and_what_was_pushed(at: Outboxing, target: str) -> None:
+    at.push(at.capture(target, {"a": b"12345"}))
+    failed = at.capture(target, {})
+    os.mkfifo(failed.writing.upper / "pipe")
+    at.failure(failed)
+    at.app.refresh_gauges()
+    said = at.app.metrics.exposition().decode()
+    assert 'csi_oras_outbox_entries{state="failed"} 1.0' in said
+    assert 'csi_oras_outbox_entries{state="waiting"} 0.0' in said
+    assert 'csi_oras_outbox_pushes_total{outcome="ok"} 1.0' in said
+    assert 'csi_oras_outbox_pushes_total{outcome="failed"} 1.0' in said
+    assert "csi_oras_outbox_pushed_bytes_total 5.0" in said
