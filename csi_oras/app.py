@@ -154,21 +154,20 @@ class Application:
 
     def outbox(self, tell: outbox.Tell = outbox.tell_nobody) -> Outbox:
         """Return what pushes the volumes that were captured; `tell` tells people what became of them."""
-        access = Access(self.registries, self.keychain)
         return Outbox(
-            entries=self.captured,
+            entries=self.captured, leases=self.leases, push=self.volume_pusher(), metrics=self.metrics, tell=tell
+        )
+
+    def volume_pusher(self) -> VolumePusher:
+        """Return what pushes a captured volume."""
+        return VolumePusher(
+            access=Access(self.registries, self.keychain),
+            bases=Bases(self.content, self.trees, self.puller, self._manifest_limits),
+            content=self.content,
             leases=self.leases,
-            push=VolumePusher(
-                access=access,
-                bases=Bases(self.content, self.trees, self.puller, self._manifest_limits),
-                content=self.content,
-                leases=self.leases,
-                paths=self.paths,
-                pusher=Pusher(),
-                limits=self._write_limits,
-            ),
-            metrics=self.metrics,
-            tell=tell,
+            paths=self.paths,
+            pusher=Pusher(),
+            limits=self._write_limits,
         )
 
     def prefetcher(self, observers: Observers) -> Prefetcher:

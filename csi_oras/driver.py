@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -24,12 +24,13 @@ from csi_oras.csi.server import Server, socket_path
 from csi_oras.errors import CsiOrasError
 from csi_oras.store import staging
 from csi_oras.store.verification import Pace, WeeklyPass
-from csi_oras.store.writable import Writing
-from csi_oras.telemetry.events import Events
+from csi_oras.store.writable import WritableVolume
+from csi_oras.telemetry.events import Events, Pod, Reason
 from csi_oras.telemetry.events import Node as Involved
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.server import MetricsServer
 from csi_oras.transfer import labels
+from csi_oras.transfer.outbox import LOOK_SECONDS, Outbox
 from csi_oras.transfer.prefetch import Observers
 from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
 from csi_oras.transfer.turns import Turns
@@ -39,7 +40,6 @@ from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.volumes import Volumes
 
 if TYPE_CHECKING:
-    from csi_oras.oci.digest import Digest
     from csi_oras.telemetry.cluster import Cluster
 
 _CALLS = 16
@@ -115,7 +115,8 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     events = _make_events(settings, app)
     notices = Notices(events)
-    write_back = app.write_back(_left_in_outbox)
+    outbox = _make_outbox(app, events)
+    write_back = app.write_back(outbox.begin)
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
@@ -145,6 +146,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     if settings.mode != "controller":  # behind the socket: a call waits for its own volume only
         tasks = [
             *_tasks(app, recovery),
+            upkeep.Task(name="outbox", seconds=LOOK_SECONDS, action=outbox.look),
             *_truth(settings, app, notices),
             _prefetch(settings, app, events),
             *_labels(settings, app),
@@ -155,13 +157,6 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     await server.stop()
 
 
-def _left_in_outbox(_captured: Writing) -> "Future[Digest]":
-    """Push nothing yet: node policy lets nobody write in this release."""
-    future: Future[Digest] = Future()
-    future.cancel()
-    return future
-
-
 def _make_events(settings: ServeSettings, app: Application) -> Events:
     """Return what tells pods; in a cluster only, and where there are pods to tell."""
     in_cluster = _is_in_cluster(settings)
@@ -169,6 +164,13 @@ def _make_events(settings: ServeSettings, app: Application) -> Events:
         logger.info("no service account of a cluster is here: pods get no events")
     is_heard = settings.mode != "controller" and in_cluster
     return Events((lambda: _connect(settings).post) if is_heard else None, app.metrics)
+
+
+def _make_outbox(app: Application, events: Events) -> Outbox:
+    def tell(volume: WritableVolume, reason: Reason, message: str) -> None:
+        events.emit(Pod.find(volume.pod, volume.namespace, volume.uid), reason, str(volume.reference), message)
+
+    return app.outbox(tell)
 
 
 def _is_in_cluster(settings: ServeSettings) -> bool:

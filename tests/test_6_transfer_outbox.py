@@ -207,7 +207,7 @@ def test_registry_that_is_down_is_tried_until_it_is_back(at: Outboxing, fake: Fa
     state = entry.state()
     assert (state.state, state.attempts) == (EntryState.WAITING, 1)
     assert kept(entry.writing) == {"a": b"1"}
-    at.outbox.resume()
+    at.resume()
     at.retry(entry)
     assert future.result(60)
     assert titles(fake) == {"a": b"1"}
@@ -229,7 +229,7 @@ def test_what_a_former_process_left_is_pushed(fake: FakeRegistry, target: str, t
     entry = at.capture(target, {"b": b"2"}, base=base)
     entry.save(entry.state().__class__(state=EntryState.PUSHING, attempts=1))  # killed in the middle
     again = at.restart(tmp_path / "node")
-    again.outbox.resume()
+    again.resume()
     wait_for(lambda: again.states == [])
     assert titles(fake) == {"a": b"1", "b": b"2"}
     again.close()
@@ -239,7 +239,7 @@ def test_refusals_are_believed_after_some_and_a_retry_pushes(at: Outboxing, fake
     entry = at.capture(target, {"a": b"1"})
     fake.bend(UPLOADS, status(403), times=MOST_REFUSALS)
     future = at.outbox.begin(entry.writing)
-    at.outbox.resume()
+    at.resume()
     for number in range(1, MOST_REFUSALS):
         wait_for(lambda number=number: entry.state().refusals == number)  # type: ignore[misc]
         at.retry(entry)
@@ -316,7 +316,7 @@ def test_entry_is_pushed_by_one_process_only(at: Outboxing, fake: FakeRegistry, 
             at.outbox.attempt(entry)
         with pytest.raises(VolumeBusyError):
             at.outbox.drop(entry)
-    at.outbox.resume()
+    at.resume()
     assert future.result(60)
     assert tags(fake) == {"v1"}
 
@@ -328,7 +328,7 @@ def test_who_waits_for_what_was_dropped_is_told(at: Outboxing, fake: FakeRegistr
     wait_for(lambda: entry.state().error != "")
     wait_for(lambda: not entry.is_locked())
     at.outbox.drop(entry)
-    at.outbox.resume()
+    at.resume()
     assert isinstance(future.exception(60), VolumeNotFoundError)
     assert list((at.state / "outbox").iterdir()) == []
 

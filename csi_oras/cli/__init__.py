@@ -11,6 +11,7 @@ _MODULES = {
     "push": "artifacts:push",
     "inspect": "inspect:inspect",
     "store": "store:store",
+    "outbox": "outbox:outbox",
     "doctor": "doctor:doctor",
     "demo": "serve:demo",
 }

@@ -13,7 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -108,6 +108,16 @@ class OutboxEntry:
             made.write_text(json.dumps(state.to_json()))
             made.replace(self.writing.directory / _STATE)
 
+    def retry(self) -> None:
+        """Have it be due at once, whatever became of it before.
+
+        Raises:
+            VolumeBusyError: it is being pushed.
+            VolumeNotFoundError, NoSpaceError, StoreBrokenError: it is gone, or the store fails.
+        """
+        with self.locked():
+            self.save(OutboxState(attempts=self.state().attempts))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the entry in a with statement; no other process touches it meanwhile.
@@ -146,6 +156,13 @@ class OutboxEntry:
             return True
         except VolumeNotFoundError:
             return False
+
+    def shown(self) -> OutboxState:
+        """Return how far it is, for people: who was killed does not push any more."""
+        state = self.state()
+        if state.state is EntryState.FAILED:
+            return state
+        return replace(state, state=EntryState.PUSHING if self.is_locked() else EntryState.WAITING)
 
     def size(self) -> int:
         """Return the bytes of the files that were written, as far as they can be reached."""
@@ -192,7 +209,7 @@ class OutboxEntries:
 
     def count(self) -> Counter[EntryState]:
         """Return how many entries there are in each state."""
-        return Counter(entry.state().state for entry in self.all())
+        return Counter(entry.shown().state for entry in self.all())
 
     def sweep(self) -> None:
         """Finish what a crash has left of removing entries."""

@@ -90,7 +90,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._futures: dict[str, Future[Digest]] = {}
         self._busy: set[str] = set()
-        self._woken = threading.Event()
+        self._is_new = True
         self._is_closed = False
 
     def begin(self, writing: Writing) -> Future[Digest]:
@@ -102,14 +102,9 @@ class Outbox:
         self._start(entry)
         return future
 
-    def resume(self) -> None:
-        """Push from now on whatever is in the outbox, in threads of our own."""
-        threading.Thread(target=self._run, name="outbox", daemon=True).start()
-
     def close(self) -> None:
         """Begin nothing more; what is under way ends with the process, and goes on after the next start."""
         self._is_closed = True
-        self._woken.set()
         self._turns.close()
 
     def attempt(self, entry: OutboxEntry) -> WrittenBack:
@@ -134,7 +129,15 @@ class Outbox:
             self._remove(entry)
 
     def look(self) -> None:
-        """Begin what is due, and let go of those who wait for what is gone."""
+        """Begin what is due, and let go of those who wait for what is gone; at first, tidy up after the last process.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store fails.
+        """
+        if self._is_new:
+            self._entries.sweep()
+            self._hold()
+            self._is_new = False
         with self._lock:
             waited_for = set(self._futures)
         entries = {entry.id: entry for entry in self._entries.all()}
@@ -147,25 +150,13 @@ class Outbox:
         for name in lost:
             self._settle(name, gone(name))
 
-    def _run(self) -> None:
-        is_first = True
-        while not self._is_closed:
-            try:
-                if is_first:
-                    self._entries.sweep()
-                    self._hold()
-                    is_first = False
-                self.look()
-            except CsiOrasError as error:
-                logger.warning("the outbox was not looked at, it is tried again", cause=error.message)
-            except Exception:  # noqa: BLE001 (one bad round must not be the last)
-                logger.exception("a bug: the outbox was not looked at, it is tried again")
-            self._woken.wait(LOOK_SECONDS)
-
     def _hold(self) -> None:
         """Hold the bases of what is here, for the database may be younger than the outbox."""
         for entry in self._entries.all():
-            with suppress(StoreBrokenError):  # a push says what is wrong with it
+            with (
+                suppress(StoreBrokenError, VolumeBusyError, VolumeNotFoundError),
+                entry.locked(),
+            ):
                 if base := entry.writing.volume().base:
                     self._leases.of_outbox(entry.id, [base.artifact, base.plan])
 

@@ -99,20 +99,31 @@ class VolumePusher:
         """
         volume = writing.volume()
         credential = credentials.from_text(writing.credential())
-        with self._ready(writing, volume, credential) as ready:
+        with self._ready(writing, volume) as ready:
             action = partial(self._push, ready)
             return self._access.use(volume.reference.repository, Found(credential=credential), action)
 
     @contextmanager
-    def _ready(self, writing: Writing, volume: WritableVolume, credential: Credential | None) -> Iterator[_Ready]:
-        with self._leases.of_pull() as lease, staging(self._paths) as directory:
-            base = self._base(volume, credential, lease)
+    def opened(self, writing: Writing) -> Iterator[tuple[FoundBase | None, Volume]]:
+        """Open the directories of a captured volume in a with statement; what has gone of its base is pulled again.
+
+        Raises:
+            UnobtainableError, UnacceptableError: it cannot be had.
+        """
+        volume = writing.volume()
+        with self._leases.of_pull() as lease:
+            base = self._base(volume, credentials.from_text(writing.credential()), lease)
             with _opened(writing, volume, base) as opened:
-                selection = Selection(include=_globs(volume.include), exclude=_globs(volume.exclude))
-                found = survey(opened, selection, self._limits(), MOST_FILES)
-                if found.uncarriable:
-                    raise _uncarriable(volume, found.uncarriable)
-                yield _Ready(volume=volume, base=base, opened=opened, found=found, directory=directory)
+                yield base, opened
+
+    @contextmanager
+    def _ready(self, writing: Writing, volume: WritableVolume) -> Iterator[_Ready]:
+        with self.opened(writing) as (base, opened), staging(self._paths) as directory:
+            selection = Selection(include=_globs(volume.include), exclude=_globs(volume.exclude))
+            found = survey(opened, selection, self._limits(), MOST_FILES)
+            if found.uncarriable:
+                raise _uncarriable(volume, found.uncarriable)
+            yield _Ready(volume=volume, base=base, opened=opened, found=found, directory=directory)
 
     def _base(self, volume: WritableVolume, credential: Credential | None, lease: PullLease) -> FoundBase | None:
         if volume.base is None:

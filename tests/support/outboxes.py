@@ -2,6 +2,7 @@
 
 import os
 import stat
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,16 @@ class Outboxing:
         self.told: list[tuple[Reason, str]] = []
         self.outbox = self.app.outbox(self._tell)
         self._made = 0
+        self._ended = threading.Event()
+
+    def resume(self) -> None:
+        """Look after the outbox as a driver does, until the end."""
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while not self._ended.is_set():
+            self.outbox.look()
+            self._ended.wait(0.1)
 
     def _tell(self, _volume: WritableVolume, reason: Reason, message: str) -> None:
         self.told.append((reason, message))
@@ -116,6 +127,7 @@ class Outboxing:
 
     def close(self) -> None:
         """Begin nothing more."""
+        self._ended.set()
         self.outbox.close()
         self.app.close()
 

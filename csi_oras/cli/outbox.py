@@ -1,0 +1,169 @@
+"""`outbox`: what pods wrote and no registry has yet."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from csi_oras.app import Application
+from csi_oras.cli.commands import Commands
+from csi_oras.cli.options import application, reports_errors, store_options
+from csi_oras.cli.output import console, count_files, working
+from csi_oras.errors import CsiOrasError, printable
+from csi_oras.store.outbox import EntryState, OutboxEntry, gone
+from csi_oras.transfer.export import export as export_files
+
+_MODULES = {"ls": "outbox:ls", "retry": "outbox:retry", "export": "outbox:export", "drop": "outbox:drop"}
+_ID = click.argument("name", metavar="ID")
+
+
+@click.command(cls=Commands, modules=_MODULES)
+def outbox() -> None:
+    """Look after what pods wrote and no registry has yet."""
+
+
+@click.command("ls", short_help="List what waits to be pushed, the oldest first.")
+@store_options
+@reports_errors
+def ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
+    """List the volumes that wait to be pushed, the oldest first, and why they wait."""
+    rows: list[dict[str, Any]] = []
+    if options["state_dir"].is_dir():  # looking at nothing makes nothing
+        with application(options) as app:
+            rows = [_document(entry) for entry in app.captured.all()]
+    if as_json:
+        click.echo(json.dumps(rows))
+    elif rows:
+        _show(rows)
+    else:
+        click.echo("the outbox is empty")
+
+
+@click.command("retry", short_help="Have entries pushed again: these, or all.")
+@click.argument("names", metavar="[ID...]", nargs=-1)
+@click.option("--now", is_flag=True, help="Push them here and now, without a driver; goes by --config.")
+@store_options
+@reports_errors
+def retry(names: tuple[str, ...], now: bool, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
+    """Have entries of the outbox pushed again, these or all of them, whatever became of them before.
+
+    The driver does so within seconds, or when it starts. Ends with 1 if one cannot be tried, or with --now pushed.
+    """
+    rows: list[dict[str, Any]] = []
+    if names or options["state_dir"].is_dir():
+        with application(options) as app:
+            entries = [app.captured.find(name) for name in names] if names else app.captured.all()
+            rows = [_tried(app, entry, now=now) for entry in entries]
+    if as_json:
+        click.echo(json.dumps(rows))
+    else:
+        for row in rows:
+            click.echo(f"{row['id']}  {row['error'] or row['reference'] or 'is tried again'}")
+        if not rows:
+            click.echo("the outbox is empty")
+    if any(row["error"] for row in rows):
+        sys.exit(1)
+
+
+@click.command("export", short_help="Copy the files of an entry to a directory.")
+@_ID
+@click.option("--to", "directory", type=click.Path(path_type=Path), required=True, help="A new or empty directory.")
+@store_options
+@reports_errors
+def export(name: str, directory: Path, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
+    """Copy all that a volume showed its pod last to a directory; the entry stays.
+
+    What no artifact can carry is named and not copied; its bytes are in the entry's directory in the outbox.
+    """
+    with (
+        working("copying"),
+        _entry(options, name) as (app, entry),
+        entry.locked(),
+        app.volume_pusher().opened(entry.writing) as (_, opened),
+    ):
+        found = export_files(opened, directory)
+    left = [{"name": one.name, "reason": one.reason} for one in found.uncarriable]
+    if as_json:
+        click.echo(json.dumps({"id": name, "directory": str(directory), "files": len(found.entries), "left": left}))
+        return
+    for one in left:
+        click.echo(f'left out: "{one["name"]}" {one["reason"]}')
+    click.echo(f"{count_files(len(found.entries))} in {directory}")
+
+
+@click.command("drop", short_help="Throw away what a pod wrote.")
+@_ID
+@click.option("--yes", is_flag=True, help="Do it: nobody else has these bytes.")
+@store_options
+@reports_errors
+def drop(name: str, yes: bool, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
+    """Throw away an entry of the outbox with all that its pod wrote."""
+    if not yes:
+        raise click.UsageError("--yes is needed: what the pod wrote is nowhere else")
+    with _entry(options, name) as (app, entry):
+        app.outbox().drop(entry)
+    click.echo(json.dumps({"id": name}) if as_json else f"{name} is gone")
+
+
+@contextmanager
+def _entry(options: dict[str, Any], name: str) -> Iterator[tuple[Application, OutboxEntry]]:
+    if not options["state_dir"].is_dir():  # looking for nothing makes nothing
+        raise gone(name)
+    with application(options) as app:
+        yield app, app.captured.find(name)
+
+
+def _tried(app: Application, entry: OutboxEntry, *, now: bool) -> dict[str, Any]:
+    """Have an entry tried again, and say what came of it."""
+    row = {"id": entry.id, "reference": "", "error": ""}
+    try:
+        if now:
+            row["reference"] = str(app.outbox().attempt(entry).reference)
+        else:
+            entry.retry()
+    except CsiOrasError as error:
+        row["error"] = error.message
+    return row
+
+
+def _document(entry: OutboxEntry) -> dict[str, Any]:
+    state, error = entry.shown(), ""
+    reference = namespace = pod = ""
+    try:
+        volume = entry.writing.volume()
+        reference, namespace, pod = str(volume.reference), volume.namespace, volume.pod
+    except CsiOrasError as broken:
+        error = broken.message
+    return {
+        "id": entry.id,
+        "reference": reference,
+        "state": str(state.state),
+        "attempts": state.attempts,
+        "error": state.error or error,
+        "namespace": namespace,
+        "pod": pod,
+        "bytes": entry.size(),
+    }
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("ID", "REFERENCE", "STATE", "POD"):
+        table.add_column(column, overflow="fold")
+    for column in ("ATTEMPTS", "SIZE"):
+        table.add_column(column, justify="right")
+    table.add_column("ERROR", overflow="fold")
+    for row in rows:
+        pod = printable("/".join(filter(None, (row["namespace"], row["pod"]))))
+        style = "red" if row["state"] == EntryState.FAILED else ""
+        counts = (str(row["attempts"]), decimal(row["bytes"]))
+        cells = (row["id"], row["reference"], row["state"], pod, *counts, row["error"])
+        table.add_row(*map(Text, cells), style=style)
+    console().print(table)

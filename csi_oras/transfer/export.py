@@ -1,0 +1,62 @@
+"""Exports: the files of a captured volume as a directory, for people who cannot or will not have it pushed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from csi_oras.errors import InvalidRequestError
+from csi_oras.oci.name import Name
+from csi_oras.oci.selection import Selection
+from csi_oras.pack.found import File, Link
+from csi_oras.pack.merge import Carried, Merged, merge
+from csi_oras.pack.survey import Volume
+from csi_oras.pack.walk import WalkLimits, given, written
+
+_NO_LIMITS = WalkLimits(entries=1 << 62, size=1 << 62)
+_BLOCK_BYTES = 1 << 20
+
+
+def export(opened: Volume, directory: Path) -> Merged:
+    """Copy what a volume showed last to a new or empty directory, and return what there is.
+
+    What cannot be carried is not copied. Links are made last, so that nothing is ever written through one.
+
+    Raises:
+        InvalidRequestError: the directory is not empty, or cannot be written.
+        UnobtainableError: the volume cannot be read.
+    """
+    everything = Selection()
+    base = () if opened.tree is None else given(opened.tree, frozenset(), opened.subject)
+    merged = merge(base, written(opened.upper, everything, _NO_LIMITS, opened.subject), everything)
+    with _writing(directory):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise InvalidRequestError(f"directory {directory}", "is not empty", "name a new one")
+        for name, found in sorted(merged.entries.items(), key=lambda entry: isinstance(entry[1], Link)):
+            _copy(opened, name, found, directory)
+    return merged
+
+
+def _copy(opened: Volume, name: Name, found: Carried, directory: Path) -> None:
+    path = directory.joinpath(*name.components)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(found, Link):
+        path.symlink_to(found.target)
+    elif isinstance(found, File):
+        mode = 0o755 if found.is_executable else 0o644
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        with os.fdopen(made, "wb") as target, opened.open(name, found) as source:
+            shutil.copyfileobj(source, target, _BLOCK_BYTES)
+    else:
+        path.mkdir(exist_ok=True)
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        cause = f"cannot be written ({error.strerror})"
+        raise InvalidRequestError(f"directory {directory}", cause, "use another directory") from error

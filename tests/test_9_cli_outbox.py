@@ -1,0 +1,160 @@
+"""`outbox` as a person or a script runs it, beside a driver and without one."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_oras.store.outbox import OutboxEntry
+from tests.support.artifacts import Pusher, files
+from tests.support.driver import Driver
+from tests.support.outboxes import Outboxing, kept
+from tests.support.pods import wait_for
+
+pytestmark = pytest.mark.needs("registry", "root")
+
+
+def ended(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "csi_oras", "outbox", *arguments, "--state-dir", str(state)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def run(state: Path, *arguments: str) -> str:
+    found = ended(state, *arguments)
+    assert (found.returncode, found.stderr) == (0, ""), found.stderr
+    return found.stdout
+
+
+def document(state: Path, *arguments: str) -> Any:
+    said = run(state, *arguments, "--json")
+    assert said.count("\n") == 1
+    return json.loads(said)
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Outboxing]:
+    running = Outboxing(tmp_path / "node")
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def target(pusher: Pusher, repository: str) -> str:
+    return f"{pusher.address}/{repository}:out"
+
+
+@pytest.fixture
+def stuck(at: Outboxing, target: str) -> OutboxEntry:
+    """An entry that nothing can push as it is."""
+    entry = at.capture(target, {"a": b"12345"})
+    os.mkfifo(entry.writing.upper / "pipe")
+    at.failure(entry)
+    wait_for(lambda: not entry.is_locked())
+    return entry
+
+
+def test_ls_of_no_store_makes_none(tmp_path: Path) -> None:
+    assert run(tmp_path / "none", "ls") == "the outbox is empty\n"
+    assert document(tmp_path / "none", "ls") == []
+    assert not (tmp_path / "none").exists()
+    assert ended(tmp_path / "none", "drop", "x", "--yes").returncode == 1
+
+
+def test_ls_says_what_waits_and_why(at: Outboxing, target: str, stuck: OutboxEntry) -> None:
+    at.capture(target, {"b": b"12"})
+    failed, waiting = document(at.state, "ls")
+    assert failed.pop("error").endswith("leave these out with writeBackExclude the next time")
+    assert failed == {
+        "id": stuck.id, "reference": target, "state": "failed", "attempts": 1, "namespace": "team", "pod": "writer",
+        "bytes": 5,
+    }  # fmt: skip
+    assert (waiting["state"], waiting["attempts"], waiting["error"], waiting["bytes"]) == ("waiting", 0, "", 2)
+    said = run(at.state, "ls")
+    assert "team/writer" in said
+    assert '"pipe" is a FIFO' in said
+
+
+def test_ls_shows_an_entry_that_nothing_is_known_of(at: Outboxing, stuck: OutboxEntry) -> None:
+    (stuck.writing.directory / "volume.json").unlink()
+    (stuck.writing.directory / "state.json").unlink()
+    (row,) = document(at.state, "ls")
+    assert (row["id"], row["reference"], row["state"], row["bytes"]) == (stuck.id, "", "waiting", 5)
+    assert row["error"]
+
+
+def test_retry_now_pushes_without_a_driver(at: Outboxing, target: str, stuck: OutboxEntry) -> None:
+    found = ended(at.state, "retry", "--now")
+    assert found.returncode == 1
+    assert '"pipe" is a FIFO' in found.stdout
+    assert stuck.state().attempts == 2
+    (stuck.writing.upper / "pipe").unlink()
+    (row,) = document(at.state, "retry", stuck.id, "--now")
+    assert (row["error"], row["reference"]) == ("", str(at.pull(target)[0].reference))
+    assert (at.pull(target)[0].path / "a").read_bytes() == b"12345"
+    assert document(at.state, "ls") == []
+    assert document(at.state, "retry") == []
+
+
+def test_driver_pushes_what_is_retried(
+    at: Outboxing, target: str, stuck: OutboxEntry, short_path: Path, tmp_path: Path
+) -> None:
+    at.close()
+    (short_path / "state").symlink_to(at.state)
+    with Driver(short_path) as driver:
+        assert driver.metrics()['csi_oras_outbox_entries{state="failed"}'] == 1
+        (stuck.writing.upper / "pipe").unlink()
+        assert document(at.state, "retry", stuck.id) == [{"id": stuck.id, "reference": "", "error": ""}]
+        wait_for(lambda: not stuck.writing.directory.exists())
+        wait_for(lambda: driver.metrics().get('csi_oras_outbox_pushes_total{outcome="ok"}') == 1)
+    reader = Outboxing(tmp_path / "reader")
+    assert (reader.pull(target)[0].path / "a").read_bytes() == b"12345"
+    reader.close()
+
+
+def test_export_gives_the_files_as_the_pod_left_them(at: Outboxing, pusher: Pusher, repository: str, target: str,
+                                                     tmp_path: Path) -> None:  # fmt: skip
+    _, base = at.pull(pusher.artifact(repository, files(old=b"old", gone=b"gone", kept=b"kept")))
+    entry = at.capture(target, {"old": b"new", "d/e/f": b"deep", "gone": None}, base=base)
+    (entry.writing.upper / "run").write_bytes(b"#!")
+    (entry.writing.upper / "run").chmod(0o700)
+    (entry.writing.upper / "link").symlink_to("d/e")
+    os.mkfifo(entry.writing.upper / "pipe")
+    to = tmp_path / "to"
+    found = document(at.state, "export", entry.id, "--to", str(to))
+    assert found["left"] == [{"name": "pipe", "reason": "is a FIFO"}]
+    assert {path.name: path.read_bytes() for path in to.rglob("*") if path.is_file() and not path.is_symlink()} == {
+        "old": b"new", "kept": b"kept", "f": b"deep", "run": b"#!",
+    }  # fmt: skip
+    assert (to / "link").readlink() == Path("d/e")
+    assert os.access(to / "run", os.X_OK)
+    assert kept(entry.writing)["old"] == b"new"
+    again = ended(at.state, "export", entry.id, "--to", str(to))
+    assert again.returncode == 1
+    assert "is not empty" in again.stderr
+
+
+def test_drop_wants_yes_and_takes_all(at: Outboxing, stuck: OutboxEntry) -> None:
+    assert ended(at.state, "drop", stuck.id).returncode == 2
+    assert stuck.writing.directory.exists()
+    assert document(at.state, "drop", stuck.id, "--yes") == {"id": stuck.id}
+    assert list((at.state / "outbox").iterdir()) == []
+    gone = ended(at.state, "drop", stuck.id, "--yes")
+    assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
+    assert "is not in the outbox" in gone.stderr
+
+
+def test_commands_leave_alone_what_is_being_pushed(at: Outboxing, target: str, tmp_path: Path) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    with entry.locked():
+        assert document(at.state, "ls")[0]["state"] == "pushing"
+        for arguments in (["drop", entry.id, "--yes"], ["export", entry.id, "--to", str(tmp_path / "to")]):
+            found = ended(at.state, *arguments)
+            assert found.returncode == 1
+            assert "is being pushed at this moment" in found.stderr
+        assert ended(at.state, "retry").returncode == 1
+    assert kept(entry.writing) == {"a": b"1"}
