@@ -22,7 +22,7 @@ from csi_oras.csi.identity import Identity
 from csi_oras.csi.node import Node
 from csi_oras.csi.server import Server, socket_path
 from csi_oras.errors import CsiOrasError
-from csi_oras.store import staging
+from csi_oras.store import driver_lock, staging
 from csi_oras.store.verification import Pace, WeeklyPass
 from csi_oras.store.writable import WritableVolume
 from csi_oras.telemetry.events import Events, Pod, Reason
@@ -81,13 +81,14 @@ def run(settings: ServeSettings) -> None:
 
     Raises:
         InvalidConfigError: a flag or the policy file is wrong.
-        StoreBrokenError: the state directory cannot be used.
+        StoreBrokenError: the state directory cannot be used, or another driver uses it.
     """
     socket_path(settings.endpoint)
     _raise_file_limit()
     policy = config.load(settings.config_file)
     app = Application(settings.state_dir, policy, settings.driver_name)
     if settings.mode != "controller":
+        driver_lock.acquire(app.paths)
         app.sealer.check()
     watcher = None
     if settings.config_file:

@@ -82,6 +82,11 @@ class StatePaths:
         return self.root / "state.db"
 
     @property
+    def driver_lock(self) -> Path:
+        """What the driver has locked as long as it lives."""
+        return self.root / "driver.lock"
+
+    @property
     def grant_key(self) -> Path:
         """The key that credentials are hashed with."""
         return self.root / "grant.key"
