@@ -200,17 +200,6 @@ def test_mistake_stops_with_the_line_that_it_stands_on(text: str, line: int, cau
     assert caught.value.message.isprintable()
 
 
-NOT_YET = [
-    ("writeBack:\n  enabled: true\n", 2, "writeBack.enabled"),
-]
-
-
-@pytest.mark.parametrize(("text", "line", "key"), NOT_YET, ids=[key for _, _, key in NOT_YET])
-def test_protection_that_is_not_there_yet_is_refused_and_not_passed_over(text: str, line: int, key: str) -> None:
-    with pytest.raises(InvalidConfigError, match=rf"line {line}: {key} is not available in this release"):
-        read(text)
-
-
 @pytest.mark.parametrize("text", ["\x00", "lazy: \x1b[2J", "[" * 5_000, "a: &a [*a]", "\ud800"], ids=ascii)
 def test_text_that_is_no_yaml_is_refused_and_never_a_crash(text: str) -> None:
     with pytest.raises(InvalidConfigError) as caught:

@@ -192,7 +192,7 @@ def parse(text: str, source: str) -> Policy:
 
 
 def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Yield where the file asks for what cannot be, or for a protection that is not there yet."""
+    """Yield where the file asks for what cannot be."""
     if policy.store.low_watermark > policy.store.high_watermark:
         yield "store.lowWatermark", "is above store.highWatermark"
     if bool(policy.credentials.providers.config_file) != bool(policy.credentials.providers.bin_dir):
@@ -200,18 +200,11 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
     for wish, count in Counter(str(prefetch.wish) for prefetch in policy.prefetch).items():
         if count > 1:
             yield "prefetch", f'names "{wish}" twice'
-    protecting = {
-        "writeBack.enabled": policy.write_back.enabled,
-    }
-    for path, value in protecting.items():
-        if value:
-            yield path, "is not available in this release: leave it out"
 
 
 def without_effect(policy: Policy) -> list[str]:
     """Return the keys that are given and mean nothing in this release."""
-    given = {"writeBack": policy.write_back != Policy().write_back, "lazy": policy.lazy != Policy().lazy}
-    return [name for name, is_given in given.items() if is_given]
+    return ["lazy"] if policy.lazy != Policy().lazy else []
 
 
 def load(path: Path | None) -> Policy:

@@ -8,10 +8,19 @@ volume is asked for again with another base.
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from csi_oras.errors import CsiOrasError, InvalidRequestError, NoSpaceError, StoreBrokenError, printable
+from csi_oras.errors import (
+    CsiOrasError,
+    InvalidRequestError,
+    NoSpaceError,
+    StoreBrokenError,
+    VolumeBusyError,
+    VolumeNotFoundError,
+    printable,
+)
 from csi_oras.mount import overlay
 from csi_oras.mount.target import Target
 from csi_oras.oci.digest import Digest
@@ -23,6 +32,7 @@ from csi_oras.registry import credentials
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.keychain import Keychain
 from csi_oras.store.leases import Leases
+from csi_oras.store.outbox import OutboxEntry
 from csi_oras.store.writable import Base, WritableVolume, WritableVolumes, Writing
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.secrets import Secret
@@ -195,9 +205,11 @@ class WriteBack:
         return self._push(captured)
 
     def _hold(self, captured: Writing) -> None:
+        entry = OutboxEntry(captured)
         try:
-            base = captured.volume().base
-            self._leases.of_outbox(captured.directory.name, (base.artifact, base.plan) if base else ())
+            with suppress(VolumeBusyError, VolumeNotFoundError), entry.locked():  # else it is pushed already
+                base = captured.volume().base
+                self._leases.of_outbox(entry.id, (base.artifact, base.plan) if base else ())
         except (NoSpaceError, StoreBrokenError) as error:  # a full disk keeps no pod from going
             logger.warning("the base of what was captured may be collected", cause=error.message)
 

@@ -183,10 +183,10 @@ class Driver:
         )
         self.node.NodePublishVolume(request, timeout=timeout)
 
-    def unpublish(self, target: Path | str, *, volume_id: str = "volume-1") -> None:
+    def unpublish(self, target: Path | str, *, volume_id: str = "volume-1", timeout: float = 60) -> None:
         """NodeUnpublishVolume."""
         request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=str(target))
-        self.node.NodeUnpublishVolume(request, timeout=60)
+        self.node.NodeUnpublishVolume(request, timeout=timeout)
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name with labels."""

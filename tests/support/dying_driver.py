@@ -27,6 +27,7 @@ from csi_oras.store.ingest import Ingest
 from csi_oras.store.objects import ObjectBatch
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
+from csi_oras.store.writable import WritableVolumes
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ POINTS: Mapping[str, list[Step]] = {
     "moved away": [Step(os, "rename", _into("staging"))],
     "moved away is gone": [Step(removal, "empty")],
     "unpacked file removed": [Step(os, "unlink", _from("objects"))],
+    "writable volume made": [Step(WritableVolumes, "make")],
+    "captured": [Step(os, "rename", _into("outbox"))],
     "quarantined": [Step(os, "rename", _into("quarantine"))],
     "schema named": [Step(_Connection, "execute", _runs("PRAGMA user_version ="))],
 }  # fmt: skip
