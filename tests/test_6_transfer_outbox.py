@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,9 @@ from csi_oras.oci.digest import Digest
 from csi_oras.store.outbox import EntryState
 from csi_oras.telemetry.events import Reason
 from csi_oras.transfer.outbox import MOST_REFUSALS
-from tests.support.artifacts import EMPTY_TYPE, OCI_INDEX, TITLE, files, manifest, sha256
+from tests.support.artifacts import EMPTY_TYPE, OCI_INDEX, TITLE, Layer, files, manifest, sha256
 from tests.support.fake_registry import FakeRegistry
-from tests.support.fake_server import status
+from tests.support.fake_server import Answer, Request, status
 from tests.support.fakes import user
 from tests.support.outboxes import Outboxing, kept
 from tests.support.pods import wait_for
@@ -130,6 +133,54 @@ def test_unchanged_volume_of_an_index_tags_the_manifest_of_its_platform(
     _, base = at.pull(f"{fake.address}/t/base:v1", platform="linux/arm64")
     assert at.push(at.capture(target, {}, base=base)) == Digest.parse(entries[1]["digest"])
     assert titles(fake) == {"a": b"arm64"}
+
+
+def test_base_of_a_kind_of_its_own_becomes_titled_files(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    layers = [Layer(content=b"MIT", media_type="application/vnd.ollama.image.license"), *files(other=b"1")]
+    shown, base = at.pull(fake.artifact("t/base", layers))
+    names = {path.name: path.read_bytes() for path in shown.path.iterdir()}
+    assert b"MIT" in names.values()
+    at.push(at.capture(target, {"new": b"2"}, base=base))
+    again = at.pull(target)[0].path
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {**names, "new": b"2"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("HEAD", "/manifests/v1"),
+        ("POST", UPLOADS),
+        ("PUT", UPLOADS),
+        ("PUT", "/manifests/sha256"),
+        ("PUT", "/manifests/v1"),
+    ],
+)
+def test_push_killed_at_any_request_is_finished_by_the_next(
+    at: Outboxing, fake: FakeRegistry, target: str, method: str, path: str
+) -> None:
+    _, base = at.pull(fake.artifact("t/base", files(a=b"1")))
+    entry = at.capture(target, {"b": b"2", "d/none": b""}, base=base)
+    (entry.writing.upper / "d/link").symlink_to("none")
+    reached, ended = threading.Event(), threading.Event()
+
+    def hold(_request: Request, answer: Answer) -> Answer:
+        reached.set()
+        ended.wait(30)
+        return answer
+
+    fake.bend(path, hold, times=1, method=method)
+    command = [sys.executable, "-m", "csi_oras", "outbox", "retry", "--now", "--state-dir", str(at.state)]
+    with subprocess.Popen(command) as killed:
+        assert reached.wait(30)
+        killed.kill()
+    ended.set()
+    assert kept(entry.writing) == {"b": b"2", "d/none": b""}
+    digest = at.push(entry)
+    assert tags(fake) == {"v1"}
+    assert sha256(fake.manifests["t/out"]["v1"][0]) == str(digest)
+    shown = at.pull(target)[0].path
+    assert {path.name for path in shown.rglob("*")} == {"a", "b", "d", "none", "link"}
+    assert list((at.state / "staging").iterdir()) == []
 
 
 def test_base_that_left_the_store_is_pulled_again(fake: FakeRegistry, target: str, tmp_path: Path) -> None:

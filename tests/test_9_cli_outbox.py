@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from csi_oras.store.outbox import OutboxEntry
+from csi_oras.store.outbox import EntryState, OutboxEntry, OutboxState
 from tests.support.artifacts import Pusher, files
 from tests.support.driver import Driver
 from tests.support.outboxes import Outboxing, kept
@@ -150,6 +150,8 @@ def test_drop_wants_yes_and_takes_all(at: Outboxing, stuck: OutboxEntry) -> None
 
 def test_commands_leave_alone_what_is_being_pushed(at: Outboxing, target: str, tmp_path: Path) -> None:
     entry = at.capture(target, {"a": b"1"})
+    entry.save(OutboxState(state=EntryState.PUSHING))
+    assert document(at.state, "ls")[0]["state"] == "waiting"  # for whoever pushed it was killed
     with entry.locked():
         assert document(at.state, "ls")[0]["state"] == "pushing"
         for arguments in (["drop", entry.id, "--yes"], ["export", entry.id, "--to", str(tmp_path / "to")]):

@@ -160,9 +160,8 @@ class OutboxEntry:
     def shown(self) -> OutboxState:
         """Return how far it is, for people: who was killed does not push any more."""
         state = self.state()
-        if state.state is EntryState.FAILED:
-            return state
-        return replace(state, state=EntryState.PUSHING if self.is_locked() else EntryState.WAITING)
+        is_left = state.state is EntryState.PUSHING and not self.is_locked()
+        return replace(state, state=EntryState.WAITING) if is_left else state
 
     def size(self) -> int:
         """Return the bytes of the files that were written, as far as they can be reached."""

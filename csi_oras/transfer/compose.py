@@ -7,7 +7,7 @@ nothing had happened.
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -91,7 +91,13 @@ class Composer:
     def _reused(self, layer: Reused) -> PushedLayer:
         if self.base is None:
             raise RuntimeError("a layer is to be reused of no base")
-        return self._of_base(self.base, layer.descriptor)
+        return self._of_base(self.base, self._titled(layer.descriptor))
+
+    def _titled(self, blob: Descriptor) -> Descriptor:
+        """Return a layer of the base as one of a kind that goes by titles: others go by types of their own."""
+        if self.base is None or self.base.planned.kind is generic.KIND or titles.is_directory(blob):
+            return blob
+        return replace(blob, media_type=media_types.LAYER_TAR)
 
     def _file(self, layer: WholeFile) -> PushedLayer:
         with self.opened.open(layer.name, layer.file) as file:
@@ -104,7 +110,7 @@ class Composer:
         )
         is_same = layer.before is not None and layer.before.digest == digest
         if layer.before and is_same and _reads_as(layer.before, layer):
-            blob = layer.before
+            blob = self._titled(layer.before)
         mount_from = self.base.repository if self.base and is_same else None
         return PushedLayer(blob=blob, source=self._in_volume(layer), mount_from=mount_from)
 

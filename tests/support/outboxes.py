@@ -146,5 +146,7 @@ def write(upper: Path, files: Files) -> None:
 def kept(writing: Writing) -> dict[str, bytes]:
     """Return the files that an entry holds, by name."""
     return {
-        str(path.relative_to(writing.upper)): path.read_bytes() for path in writing.upper.rglob("*") if path.is_file()
+        str(path.relative_to(writing.upper)): path.read_bytes()
+        for path in writing.upper.rglob("*")
+        if path.is_file() and not path.is_symlink()
     }
