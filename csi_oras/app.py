@@ -42,6 +42,7 @@ from csi_oras.store.views import Views
 from csi_oras.store.volumes import VolumeRecords
 from csi_oras.store.wishes import WishRecords, WishState
 from csi_oras.store.writable import WritableVolumes
+from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.transfer import outbox
 from csi_oras.transfer.access import Access
@@ -73,8 +74,10 @@ _COUNT_SECONDS = 60.0
 class Application:
     """The store and what pulls into it: what the driver and the commands have in common."""
 
-    def __init__(self, state_dir: Path, policy: config.Policy, driver_name: str = DEFAULT_DRIVER_NAME) -> None:
-        """Open the store.
+    def __init__(
+        self, state_dir: Path, policy: config.Policy, driver_name: str = DEFAULT_DRIVER_NAME, *, to_look: bool = False
+    ) -> None:
+        """Open the store; `to_look` is content with what can be read.
 
         Raises:
             StoreBrokenError: the state directory cannot be used.
@@ -83,7 +86,7 @@ class Application:
         self.metrics = Metrics(driver_name, csi_oras.__version__)
         self.platform = Platform.of_machine(os.uname().machine)
         self.paths = StatePaths.create(state_dir)
-        self.database = Database(self.paths.database)
+        self.database = _open_to_look(self.paths.database) if to_look else Database(self.paths.database)
         self.leases = Leases(self.paths, self.database)
         self.grants = Grants(self.database)
         self.sealer = Sealer(self.paths, lambda: self.policy.store.fs_verity)
@@ -267,6 +270,15 @@ class Application:
 
     def _manifest_limits(self) -> ManifestLimits:
         return ManifestLimits(manifest_bytes=self.policy.limits.manifest_bytes, layers=self.policy.limits.layers)
+
+
+def _open_to_look(path: Path) -> Database:
+    try:
+        return Database(path)
+    except StoreBrokenError as error:
+        database = Database(path, read_only=True)
+        logger.warning("the store can only be looked at", cause=error.message)
+        return database
 
 
 def rules(policy: config.Policy) -> RepositoryRules:

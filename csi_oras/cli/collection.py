@@ -28,7 +28,7 @@ def gc(everything: bool, dry_run: bool, as_json: bool, **options: Any) -> None: 
     if not options["state_dir"].is_dir():  # looking at nothing makes nothing
         collection = Collection()
     else:
-        with application(options) as app, working("looking at what is used"):
+        with application(options, to_look=dry_run) as app, working("looking at what is used"):
             collection = app.collector.collect(everything=everything, dry_run=dry_run)
     if as_json:
         click.echo(json.dumps(_document(collection)))

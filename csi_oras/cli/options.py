@@ -117,10 +117,10 @@ def reports_errors(command: _Command) -> _Command:
 
 
 @contextmanager
-def application(options: dict[str, Any]) -> Iterator[Application]:
-    """Open the store for a command, and let go of it."""
+def application(options: dict[str, Any], *, to_look: bool = False) -> Iterator[Application]:
+    """Open the store for a command, and let go of it; `to_look` is content with what can be read."""
     logs.configure("text", level=_LOG_LEVEL_WARNING)
-    app = Application(options["state_dir"], config.load(options["config_file"]))
+    app = Application(options["state_dir"], config.load(options["config_file"]), to_look=to_look)
     try:
         yield app
     except KeyboardInterrupt:

@@ -37,7 +37,7 @@ def prefetch(now: bool, as_json: bool, **options: Any) -> None:  # noqa: FBT001 
     records: list[WishRecord] = []
     done = True
     if now or options["state_dir"].is_dir():  # looking at nothing makes nothing
-        with application(options) as app:
+        with application(options, to_look=not now) as app:
             done = _bring(app) if now else True
             records = app.wishes.all()
     if options["config_file"]:

@@ -36,7 +36,7 @@ def du(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """
     usage = _Usage(sharing=Sharing(), disk=0, artifacts=[])
     if options["state_dir"].is_dir():  # looking at nothing makes nothing
-        with application(options) as app:
+        with application(options, to_look=True) as app:
             usage = _measure(app)
     if as_json:
         click.echo(json.dumps(_document(usage)))

@@ -57,7 +57,7 @@ def ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
 
 
 def _rows(options: dict[str, Any]) -> list[_Row]:
-    with application(options) as app:
+    with application(options, to_look=True) as app:
         local, held = local_bytes(app.paths, app.database), app.leases.held()
         return [
             _Row(artifact=artifact, local=local.get(str(artifact.digest), 0), kept=held.reason(str(artifact.digest)))

@@ -42,7 +42,7 @@ def verify(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call
     """
     outcome = Outcome()
     if options["state_dir"].is_dir():  # looking at nothing makes nothing
-        with application(options) as app:
+        with application(options, to_look=True) as app:
             outcome = _verify_all(app.verifier)
     if as_json:
         corrupt = [str(item.digest) for item in outcome.corrupt]

@@ -141,7 +141,8 @@ class Database:
             if name == "SQLITE_FULL":
                 raise NoSpaceError("database", "the store's file system is full", "make room") from error
             if name.startswith(_DAMAGED):  # in what a start has no time to look at
-                _suspicion(self._path).touch()
+                with suppress(OSError):  # a file system that takes no more
+                    _suspicion(self._path).touch()
                 raise StoreBrokenError("database", f"is damaged ({error})", _RESTART) from error
             raise StoreBrokenError("database", f"the store fails ({error})", "look at the node's disk") from error
 
@@ -170,7 +171,7 @@ def _suspicion(path: Path) -> Path:
 def _open_or_replace(path: Path, in_use: int) -> sqlite3.Connection:
     try:
         return _open(path)
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, OSError) as error:
         raise _cannot_open(path, error) from error
     except sqlite3.DatabaseError as error:  # not a database any more: the store can be rebuilt without it
         _set_aside(path, in_use, error)
@@ -210,7 +211,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_SCHEMA}")
         connection.execute("COMMIT")
-        path.chmod(0o600)
+        path.chmod(0o600)  # on a file system that takes no writes this fails, and nothing above
     except BaseException:
         connection.close()
         raise
