@@ -15,6 +15,7 @@ from pathlib import Path
 from csi_oras.errors import (
     InvalidRequestError,
     NoSpaceError,
+    StoreBrokenError,
     UnauthenticatedError,
     VolumeBusyError,
     VolumeConflictError,
@@ -157,10 +158,10 @@ class Volumes:
         return pushed
 
     def _forget(self, record: VolumeRecord) -> None:
-        """Drop the record of what is gone; a full disk keeps no pod from going, which is how it gets room."""
+        """Drop the record of what is gone; a full or broken disk keeps no pod from going."""
         try:
             self._records.drop(record.volume_id, record.target)
-        except NoSpaceError as error:
+        except (NoSpaceError, StoreBrokenError) as error:
             logger.warning("the record of a volume stays until the next start", cause=error.message)
 
     def statistics(self, volume_id: str, path: str) -> VolumeStatistics:
