@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from csi_oras import config
 from csi_oras.errors import (
     AccessDeniedError,
     LimitExceededError,
@@ -107,6 +108,28 @@ def test_unchanged_volume_tags_the_manifest_of_its_base(at: Outboxing, fake: Fak
     assert digest == base.artifact
     assert fake.manifests["t/out"]["v1"] == fake.manifests["t/base"]["v1"]
     assert fake.blobs["t/out"].keys() >= {sha256(b"1"), sha256(b"2"), sha256(b"{}")}
+
+
+def test_unchanged_volume_takes_what_it_never_showed_from_the_registry_of_its_base(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    with FakeRegistry() as other:
+        _, base = at.pull(other.artifact("t/base", files(a=b"1", b=b"2")), include="a")
+        assert at.push(at.capture(target, {}, base=base)) == base.artifact
+    assert titles(fake) == {"a": b"1", "b": b"2"}
+
+
+def test_collection_leaves_the_base_of_what_waits(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    _, base = at.pull(fake.artifact("t/base", files(a=b"1")))
+    fake.bend("/v2/t/out", status(503))
+    entry = at.capture(target, {"b": b"2"}, base=base)
+    at.outbox.begin(entry.writing)
+    wait_for(lambda: entry.state().error != "")
+    at.app.policy = config.parse("store: {minAge: 0s}", "policy")
+    assert at.app.collector.collect(everything=True).removed == []
+    wait_for(lambda: not entry.is_locked())
+    at.outbox.drop(entry)
+    assert at.app.collector.collect(everything=True).removed != []
 
 
 def test_volume_written_with_the_same_bytes_tags_the_manifest_of_its_base(

@@ -3,7 +3,7 @@
 Nothing is asked of a registry for what the store still has: the volume has shown it to its pod.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +12,20 @@ from csi_oras.artifact.kind import Artifact
 from csi_oras.artifact.kinds import kind_of
 from csi_oras.errors import StoreBrokenError
 from csi_oras.oci import manifest as manifests
+from csi_oras.oci.digest import Digest
 from csi_oras.oci.manifest import Manifest
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.reference import Repository
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.content import ContentStore
-from csi_oras.store.leases import PullLease
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.writable import Base
 from csi_oras.transfer.pull import Puller
 from csi_oras.transfer.request import Planned, PullPolicy, PullRequest
 from csi_oras.transfer.resolve import ManifestLimits
+
+Hold = Callable[[Iterable[Digest]], None]
+"""Holds exactly these in the store from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +65,8 @@ class Bases:
         self._puller = puller
         self._limits = limits
 
-    def find(self, base: Base, credential: Credential | None, lease: PullLease) -> FoundBase:
-        """Return a base, which stays as long as the lease; what has gone of it is pulled again.
+    def find(self, base: Base, credential: Credential | None, hold: Hold) -> FoundBase:
+        """Return a base, of which `hold` is told what has to stay; what has gone of it is pulled again.
 
         Raises:
             UnobtainableError, UnacceptableError, RequestError: as for a pull.
@@ -75,9 +78,9 @@ class Bases:
             policy=PullPolicy.IF_NOT_PRESENT,
             credential=credential,
         )
-        lease.add([base.artifact, base.plan])
+        hold([base.artifact, base.plan])
         planned = self._kept(base) or self._puller.plan(request)
-        lease.add([planned.plan.digest])
+        hold([base.artifact, base.plan, planned.plan.digest])
         if not self._trees.has(planned.plan.digest):
             job = self._puller.start(request)
             with self._puller.jobs.waiting(job):

@@ -29,13 +29,13 @@ from csi_oras.registry.keychain import Found
 from csi_oras.registry.pushes import PushClient
 from csi_oras.registry.sources import Source, in_file
 from csi_oras.store.content import ContentStore
-from csi_oras.store.leases import Leases, PullLease
+from csi_oras.store.leases import Leases
 from csi_oras.store.paths import StatePaths, store_errors
 from csi_oras.store.staging import staging
 from csi_oras.store.writable import WritableVolume, Writing
 from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.access import Access
-from csi_oras.transfer.bases import Bases, FoundBase
+from csi_oras.transfer.bases import Bases, FoundBase, Hold
 from csi_oras.transfer.compose import Composed, Composer
 from csi_oras.transfer.push import NewManifest, Pusher, in_repository
 
@@ -107,14 +107,16 @@ class VolumePusher:
     def opened(self, writing: Writing) -> Iterator[tuple[FoundBase | None, Volume]]:
         """Open the directories of a captured volume in a with statement; what has gone of its base is pulled again.
 
+        The base stays in the store as long as the volume is in the outbox.
+
         Raises:
             UnobtainableError, UnacceptableError: it cannot be had.
         """
         volume = writing.volume()
-        with self._leases.of_pull() as lease:
-            base = self._base(volume, credentials.from_text(writing.credential()), lease)
-            with _opened(writing, volume, base) as opened:
-                yield base, opened
+        hold = partial(self._leases.of_outbox, writing.directory.name)
+        base = self._base(volume, credentials.from_text(writing.credential()), hold)
+        with _opened(writing, volume, base) as opened:
+            yield base, opened
 
     @contextmanager
     def _ready(self, writing: Writing, volume: WritableVolume) -> Iterator[_Ready]:
@@ -125,11 +127,11 @@ class VolumePusher:
                 raise _uncarriable(volume, found.uncarriable)
             yield _Ready(volume=volume, base=base, opened=opened, found=found, directory=directory)
 
-    def _base(self, volume: WritableVolume, credential: Credential | None, lease: PullLease) -> FoundBase | None:
+    def _base(self, volume: WritableVolume, credential: Credential | None, hold: Hold) -> FoundBase | None:
         if volume.base is None:
             return None
         is_same = volume.base.reference.repository.registry == volume.reference.repository.registry
-        return self._bases.find(volume.base, credential if is_same else None, lease)
+        return self._bases.find(volume.base, credential if is_same else None, hold)
 
     def _push(self, ready: _Ready, client: RepositoryClient) -> WrittenBack:
         pushes = client.pushes()
