@@ -7,7 +7,7 @@ import click
 from rich.filesize import decimal
 from rich.table import Table
 
-from csi_oras.cli.options import application, reports_errors, store_options
+from csi_oras.cli.options import application, has_store, reports_errors, store_options
 from csi_oras.cli.output import console, working
 from csi_oras.store.candidates import Decision
 from csi_oras.store.collection import Collection
@@ -25,7 +25,7 @@ def gc(everything: bool, dry_run: bool, as_json: bool, **options: Any) -> None: 
 
     What volumes show, what a pull or the prefetch list needs, and what was used within minAge stays.
     """
-    if not options["state_dir"].is_dir():  # looking at nothing makes nothing
+    if not has_store(options):
         collection = Collection()
     else:
         with application(options, to_look=dry_run) as app, working("looking at what is used"):

@@ -16,6 +16,7 @@ from csi_oras.errors import CsiOrasError, InvalidRequestError
 from csi_oras.oci.reference import Reference
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.docker_files import DockerFiles
+from csi_oras.store.paths import store_errors
 from csi_oras.telemetry import logs
 from csi_oras.telemetry.secrets import Secret
 
@@ -59,8 +60,8 @@ def store_options(command: _Command) -> _Command:
     return _with(
         command,
         click.option(
-            "--state-dir", type=click.Path(path_type=Path), default=DEFAULT_STATE_DIR, show_default=True,
-            help="The store that the driver of this node uses.",
+            "--state-dir", type=click.Path(path_type=Path, readable=False), default=DEFAULT_STATE_DIR,
+            show_default=True, help="The store that the driver of this node uses.",
         ),
         click.option(
             "--config", "config_file", type=click.Path(path_type=Path),
@@ -114,6 +115,20 @@ def reports_errors(command: _Command) -> _Command:
             sys.exit(1)
 
     return guarded  # type: ignore[return-value]
+
+
+def has_store(options: dict[str, Any]) -> bool:
+    """Say whether there is a store to look at: to look at nothing makes nothing.
+
+    Raises:
+        StoreBrokenError: what is there is no directory, or nobody may look.
+    """
+    state_dir: Path = options["state_dir"]
+    with store_errors(f"state directory {state_dir}"):
+        if not state_dir.exists():
+            return False
+        os.scandir(state_dir).close()
+    return True
 
 
 @contextmanager

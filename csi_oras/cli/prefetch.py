@@ -12,7 +12,7 @@ from rich.table import Table
 from csi_oras import config
 from csi_oras.app import Application
 from csi_oras.cli.bars import bars
-from csi_oras.cli.options import application, reports_errors, store_options
+from csi_oras.cli.options import application, has_store, reports_errors, store_options
 from csi_oras.cli.output import console
 from csi_oras.oci.reference import Reference
 from csi_oras.store.wishes import WishRecord, WishState
@@ -36,7 +36,7 @@ def prefetch(now: bool, as_json: bool, **options: Any) -> None:  # noqa: FBT001 
     wishes = [str(entry.wish) for entry in config.load(options["config_file"]).prefetch]
     records: list[WishRecord] = []
     done = True
-    if now or options["state_dir"].is_dir():  # looking at nothing makes nothing
+    if now or has_store(options):
         with application(options, to_look=not now) as app:
             done = _bring(app) if now else True
             records = app.wishes.all()

@@ -17,7 +17,7 @@ from csi_oras.telemetry import logs
 @click.option("--mode", type=click.Choice(["node", "controller", "all"]), default="all", show_default=True)
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=DEFAULT_STATE_DIR,
     show_default=True,
     help="Where artifacts are kept.",

@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from csi_oras.app import Application
-from csi_oras.cli.options import application, reports_errors, store_options
+from csi_oras.cli.options import application, has_store, reports_errors, store_options
 from csi_oras.cli.output import console, count_files, working
 from csi_oras.store.catalogue import CataloguedArtifact
 from csi_oras.store.sharing import Files, Share, Shares, Sharing, measure, on_disk
@@ -35,7 +35,7 @@ def du(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     OWN goes when the artifact is removed; SHARED stays as long as another artifact has it.
     """
     usage = _Usage(sharing=Sharing(), disk=0, artifacts=[])
-    if options["state_dir"].is_dir():  # looking at nothing makes nothing
+    if has_store(options):
         with application(options, to_look=True) as app:
             usage = _measure(app)
     if as_json:

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from csi_oras.cli.commands import Commands
-from csi_oras.cli.options import application, reports_errors, store_options
+from csi_oras.cli.options import application, has_store, reports_errors, store_options
 from csi_oras.cli.output import ago, console
 from csi_oras.store.catalogue import CataloguedArtifact
 from csi_oras.store.sharing import local_bytes
@@ -47,7 +47,7 @@ def ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
 
     What nothing keeps goes when the store needs the room.
     """
-    rows = _rows(options) if options["state_dir"].is_dir() else []  # looking at nothing makes nothing
+    rows = _rows(options) if has_store(options) else []
     if as_json:
         click.echo(json.dumps([_document(row) for row in rows]))
     elif rows:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from csi_oras.cli.options import application, reports_errors, store_options
+from csi_oras.cli.options import application, has_store, reports_errors, store_options
 from csi_oras.cli.output import console, count_files
 from csi_oras.store.verification import ContentVerifier, Stored
 
@@ -41,7 +41,7 @@ def verify(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call
     the same once a week.
     """
     outcome = Outcome()
-    if options["state_dir"].is_dir():  # looking at nothing makes nothing
+    if has_store(options):
         with application(options, to_look=True) as app:
             outcome = _verify_all(app.verifier)
     if as_json:

@@ -16,6 +16,11 @@ from csi_oras.errors import NoSpaceError, StoreBrokenError
 from csi_oras.oci.digest import Digest
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REMEDIES: dict[type, str] = {
+    PermissionError: "be root, as the driver is",
+    FileExistsError: "have a directory there",
+    NotADirectoryError: "have a directory there",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,8 @@ def store_errors(subject: str) -> Iterator[None]:
             raise NoSpaceError(
                 subject, "the store's file system is full", "make room or give it a larger one"
             ) from error
-        raise StoreBrokenError(subject, f"the store fails ({error.strerror})", "look at the node's disk") from error
+        remedy = _REMEDIES.get(type(error), "look at the node's disk")
+        raise StoreBrokenError(subject, f"the store fails ({error.strerror})", remedy) from error
 
 
 def fsync_directory(directory: str | Path) -> None:
