@@ -72,6 +72,10 @@ class VolumeConflictError(RequestError):
     """The target already holds a volume that was asked for in another way."""
 
 
+class VolumeInUseError(RequestError):
+    """The volume is for one pod alone, and another one has it."""
+
+
 class VolumeBusyError(RequestError):
     """Other work on this volume is still running; the caller should ask again."""
 

@@ -24,7 +24,7 @@ from csi_oras.registry import credentials
 from csi_oras.store.volumes import VolumeState
 from csi_oras.store.writable import WritableVolume
 from csi_oras.telemetry.secrets import Secret
-from csi_oras.volume.adopt import shown_plans
+from csi_oras.volume.adopt import shown_plans, shown_quarantined
 from tests.support.artifacts import Layer, Pusher, files, manifest, sha256
 from tests.support.node import Node
 from tests.support.outside import contents
@@ -267,3 +267,13 @@ def test_statistics_count_what_is_below_and_what_is_written(node: Node, base: st
     (target / "link").symlink_to("/etc/passwd")
     after = node.volumes.statistics("volume", str(target))
     assert (after.size - before.size, after.files - before.files) == (5, 1)
+
+
+def test_tree_below_a_volume_that_is_quarantined_is_still_shown(node: Node, base: str, out: str) -> None:
+    target = node.publish(node.writing(reference=base, writeBackReference=out))
+    plan = node.records.all()[0].plan.removeprefix("sha256:")
+    name, trees = f"tree-sha256-{plan}-{'0' * 16}", node.app.paths.trees
+    (trees / plan).rename(node.app.paths.quarantine / name)
+    assert shown_quarantined(trees) == {name: {str(target)}}
+    node.volumes.unpublish("volume", str(target))
+    assert shown_quarantined(trees) == {}

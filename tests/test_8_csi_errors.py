@@ -77,7 +77,7 @@ ROWS = [
     Row(
         name="writable access mode",
         code=Code.INVALID_ARGUMENT,
-        words=("MULTI_NODE_MULTI_WRITER", "read-only"),
+        words=("MULTI_NODE_MULTI_WRITER", "shared"),
         publish={"capability": mount_capability(csi_pb2.VolumeCapability.AccessMode.MULTI_NODE_MULTI_WRITER)},
     ),
     Row(

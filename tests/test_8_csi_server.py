@@ -17,7 +17,7 @@ from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.server import MetricsServer
 from tests.support.artifacts import Pusher, files
 from tests.support.calls import publish_request, refused
-from tests.support.driver import Driver
+from tests.support.driver import Driver, mount_capability
 
 pytestmark = pytest.mark.needs("root")
 pytest_plugins = ["tests.support.shared"]
@@ -33,9 +33,22 @@ def test_capabilities_are_those_that_are_served(shared_driver: Driver) -> None:
     plugin = shared_driver.identity.GetPluginCapabilities(csi_pb2.GetPluginCapabilitiesRequest()).capabilities
     assert [item.service.type for item in plugin] == [csi_pb2.PluginCapability.Service.CONTROLLER_SERVICE]
     node = shared_driver.node.NodeGetCapabilities(csi_pb2.NodeGetCapabilitiesRequest()).capabilities
-    assert [item.rpc.type for item in node] == [csi_pb2.NodeServiceCapability.RPC.GET_VOLUME_STATS]
+    kind = csi_pb2.NodeServiceCapability.RPC
+    assert [item.rpc.type for item in node] == [kind.GET_VOLUME_STATS, kind.SINGLE_NODE_MULTI_WRITER]
     info = shared_driver.node.NodeGetInfo(csi_pb2.NodeGetInfoRequest())
     assert (info.node_id, info.max_volumes_per_node) == ("node-1", 0)
+
+
+def test_claim_for_one_pod_alone_is_published_once_at_a_time(shared_driver: Driver, pusher: Pusher) -> None:
+    reference = pusher.artifact("t/alone", files(x=b"content"))
+    alone = mount_capability(csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER)
+    first, second = shared_driver.target("first"), shared_driver.target("second")
+    shared_driver.publish(first, reference=reference, capability=alone)
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "one pod alone"):
+        shared_driver.publish(second, reference=reference, capability=alone)
+    shared_driver.unpublish(first)
+    shared_driver.publish(second, reference=reference, capability=alone)
+    shared_driver.unpublish(second)
 
 
 def test_socket_is_for_its_owner_alone_and_stands_by_itself(shared_driver: Driver) -> None:

@@ -34,14 +34,13 @@ _SKIPS = {
     "NodeExpandVolume not supported": (4, "EXPAND_VOLUME"),
     "NodeStageVolume not supported": (3, "STAGE_UNSTAGE_VOLUME"),
     "NodeUnstageVolume not supported": (2, "STAGE_UNSTAGE_VOLUME"),
-    "Service does not have single node multi writer capability": (1, "SINGLE_NODE_MULTI_WRITER"),
     "GroupControllerService not supported": (6, "GROUP_CONTROLLER_SERVICE"),
     # a volume's size is not the driver's to say (0), so there is no other size to refuse
     "capacity of the volume is unknown": (1, ""),
     # the suite's own
     "pending": (1, ""),
 }
-_PASSED = 31
+_PASSED = 32
 
 
 def advertised(driver: Driver) -> set[str]:

@@ -51,10 +51,13 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         request: Any,
         context: Any,
     ) -> csi_pb2.ControllerGetCapabilitiesResponse:
-        """Create and delete, nothing else."""
+        """Create and delete, also what one pod alone may write; nothing else."""
         kind = csi_pb2.ControllerServiceCapability.RPC
-        capability = csi_pb2.ControllerServiceCapability(rpc=kind(type=kind.CREATE_DELETE_VOLUME))
-        return csi_pb2.ControllerGetCapabilitiesResponse(capabilities=[capability])
+        capabilities = [
+            csi_pb2.ControllerServiceCapability(rpc=kind(type=each))
+            for each in (kind.CREATE_DELETE_VOLUME, kind.SINGLE_NODE_MULTI_WRITER)
+        ]
+        return csi_pb2.ControllerGetCapabilitiesResponse(capabilities=capabilities)
 
     async def CreateVolume(
         self,

@@ -49,10 +49,13 @@ class Node(csi_pb2_grpc.NodeServicer):
         request: Any,
         context: Any,
     ) -> csi_pb2.NodeGetCapabilitiesResponse:
-        """Statistics, and no staging: a tree is shared as it is."""
+        """Statistics, and who writes on one node; no staging: a tree is shared as it is."""
         kind = csi_pb2.NodeServiceCapability.RPC
-        capability = csi_pb2.NodeServiceCapability(rpc=kind(type=kind.GET_VOLUME_STATS))
-        return csi_pb2.NodeGetCapabilitiesResponse(capabilities=[capability])
+        capabilities = [
+            csi_pb2.NodeServiceCapability(rpc=kind(type=each))
+            for each in (kind.GET_VOLUME_STATS, kind.SINGLE_NODE_MULTI_WRITER)
+        ]
+        return csi_pb2.NodeGetCapabilitiesResponse(capabilities=capabilities)
 
     async def NodePublishVolume(
         self, request: csi_pb2.NodePublishVolumeRequest, context: Any

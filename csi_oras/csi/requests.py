@@ -23,8 +23,17 @@ _POD_KEYS = tuple(f"csi.storage.k8s.io/pod.{key}" for key in ("name", "namespace
 _MOUNT_FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec"})
 
 _Mode = csi_pb2.VolumeCapability.AccessMode
-ACCESS_MODES = frozenset({_Mode.SINGLE_NODE_WRITER, _Mode.SINGLE_NODE_READER_ONLY, _Mode.MULTI_NODE_READER_ONLY})
-"""An artifact is read everywhere. SINGLE_NODE_WRITER is what the kubelet says of every inline volume.
+ACCESS_MODES = frozenset(
+    {
+        _Mode.SINGLE_NODE_WRITER,
+        _Mode.SINGLE_NODE_SINGLE_WRITER,
+        _Mode.SINGLE_NODE_MULTI_WRITER,
+        _Mode.SINGLE_NODE_READER_ONLY,
+        _Mode.MULTI_NODE_READER_ONLY,
+    }
+)
+"""An artifact is read everywhere. SINGLE_NODE_WRITER is what the kubelet says of every inline volume; of claims it says
+SINGLE_NODE_MULTI_WRITER for ReadWriteOnce, and SINGLE_NODE_SINGLE_WRITER for ReadWriteOncePod.
 
 What pods write is never shared, whether on one node or several: each volume at each target has a layer of its own.
 """
@@ -67,6 +76,7 @@ def parse_publish(request: csi_pb2.NodePublishVolumeRequest) -> PublishRequest:
         fingerprint=_fingerprint(request),
         secret=parse_secrets(request.secrets),
         tokens=_tokens(request),
+        is_exclusive=request.volume_capability.access_mode.mode == _Mode.SINGLE_NODE_SINGLE_WRITER,
         pod="/".join(filter(None, (namespace, name))),
         owner=Pod.find(name, namespace, uid),
     )

@@ -12,6 +12,7 @@ CODES: dict[type[errors.CsiOrasError], grpc.StatusCode] = {
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidConfigError: grpc.StatusCode.INTERNAL,
     errors.VolumeConflictError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.VolumeInUseError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.VolumeBusyError: grpc.StatusCode.ABORTED,
     errors.PullPendingError: grpc.StatusCode.ABORTED,
     errors.UnwantedError: grpc.StatusCode.ABORTED,

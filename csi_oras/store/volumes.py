@@ -60,6 +60,11 @@ class VolumeRecords:
         statement = "SELECT volume_id FROM volumes WHERE target = ? AND volume_id != ?"
         return [str(row[0]) for row in self._database.query(statement, target, volume_id)]
 
+    def elsewhere(self, volume_id: str, target: str) -> list[str]:
+        """Return the other targets at which a volume is recorded."""
+        statement = "SELECT target FROM volumes WHERE volume_id = ? AND target != ?"
+        return [str(row[0]) for row in self._database.query(statement, volume_id, target)]
+
     def put(self, record: VolumeRecord) -> None:
         """Write a record and the lease that goes with it.
 

@@ -58,6 +58,12 @@ def shown_quarantined(trees: Path) -> dict[str, set[str]]:
     for target, ours in _mounts(trees):
         if ours and ours.quarantined:
             found.setdefault(ours.quarantined, set()).add(target)
+    below = [(mount.plan.removeprefix("sha256:"), mount.target) for mount in writable_mounts() if mount.plan]
+    for name in os.listdir(trees.parent / "quarantine") if below else ():  # noqa: PTH208 (names are wanted)
+        tree = _TREE.fullmatch(f"/quarantine/{name}")  # the kernel names an overlay's tree by where it was
+        targets = {target for plan, target in below if tree and plan == tree[3]}
+        if targets:
+            found.setdefault(name, set()).update(targets)
     return found
 
 

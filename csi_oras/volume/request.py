@@ -14,6 +14,7 @@ from csi_oras.volume.attributes import Attributes
 class PublishRequest:
     """One volume wanted at one target; `fingerprint` is the same for requests that ask for the same.
 
+    Nobody else may have the volume at the same time if it `is_exclusive`.
     `pod` names the pod for people; `owner` is it where events can be about it.
     """
 
@@ -25,6 +26,7 @@ class PublishRequest:
     pod: str
     owner: Pod | None
     tokens: Secret | None = None
+    is_exclusive: bool = False
 
     def record(self, state: VolumeState, artifact: PulledArtifact | None = None) -> VolumeRecord:
         """Return the record of this volume."""

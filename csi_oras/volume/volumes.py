@@ -19,6 +19,7 @@ from csi_oras.errors import (
     UnauthenticatedError,
     VolumeBusyError,
     VolumeConflictError,
+    VolumeInUseError,
     VolumeNotFoundError,
     printable,
 )
@@ -89,6 +90,7 @@ class Volumes:
         with self.locks.hold(request.target), self._open(request.target) as target:
             if self._is_published(request, target):
                 return None
+            self._check_alone(request)
             self._write_back.check(request)
             attributes = request.attributes
             artifact = None if attributes.starts_empty else self._puller.find(self._pull_request(request))
@@ -215,6 +217,12 @@ class Volumes:
             cause = f"is published at {where} with other attributes"
             raise VolumeConflictError(f"volume {_short(request.volume_id)}", cause, "unpublish it first")
         return True
+
+    def _check_alone(self, request: PublishRequest) -> None:
+        others = self._records.elsewhere(request.volume_id, request.target) if request.is_exclusive else []
+        if others:
+            cause = f"is for one pod alone, and published at {printable(others[0], 300)}"
+            raise VolumeInUseError(f"volume {_short(request.volume_id)}", cause, "delete the other pod")
 
     def _is_adopted(self, request: PublishRequest, target: Target) -> bool:
         """Record a mount of ours as what is asked for (ADR 14); one that shows nothing any more goes."""
