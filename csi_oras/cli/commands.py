@@ -1,9 +1,13 @@
 """Groups of commands that are loaded when they are asked for: what a short one does not need takes longer to load."""
 
+import sys
 from importlib import import_module
 from typing import Any
 
 import click
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C has ended."""
 
 
 class Commands(click.Group):
@@ -13,6 +17,13 @@ class Commands(click.Group):
         """Take commands from `modules`: `module:function` by the command's name."""
         super().__init__(*arguments, **options)
         self._modules = modules
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; Ctrl-C ends it as shells have it, and is no error to speak of."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's call)
         """Return the names of the commands."""

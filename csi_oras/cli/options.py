@@ -12,6 +12,7 @@ import click
 
 from csi_oras import config
 from csi_oras.app import DEFAULT_STATE_DIR, Application
+from csi_oras.cli.commands import INTERRUPTED
 from csi_oras.errors import CsiOrasError, InvalidRequestError
 from csi_oras.oci.reference import Reference
 from csi_oras.registry.credentials import Credential
@@ -22,7 +23,6 @@ from csi_oras.telemetry.secrets import Secret
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _LOG_LEVEL_WARNING = 30
-_INTERRUPTED = 130
 
 
 class _ReferenceType(click.ParamType[str]):
@@ -139,7 +139,7 @@ def application(options: dict[str, Any], *, to_look: bool = False) -> Iterator[A
     try:
         yield app
     except KeyboardInterrupt:
-        os._exit(_INTERRUPTED)  # threads of a pull are no reason to stay; the bytes so far are kept
+        os._exit(INTERRUPTED)  # threads of a pull are no reason to stay; the bytes so far are kept
     finally:
         app.close()
 
