@@ -10,7 +10,7 @@ import pytest
 _WITHOUT = "-dac_override,-dac_read_search"
 _NOBODY = ("setpriv", "--bounding-set", _WITHOUT, "--inh-caps", _WITHOUT)
 """Runs a command as somebody to whom permissions apply."""
-_COMMANDS = [("store", name) for name in ("ls", "du", "gc", "verify", "prefetch")]
+_COMMANDS = [("store", name) for name in ("ls", "du", "gc", "verify", "prefetch")] + [("outbox", "ls")]
 
 
 def _said(state: Path, *arguments: str, runner: tuple[str, ...] = ()) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from csi_oras.app import Application
 from csi_oras.cli.commands import Commands
-from csi_oras.cli.options import application, reports_errors, store_options
+from csi_oras.cli.options import application, has_store, reports_errors, store_options
 from csi_oras.cli.output import console, count_files, working
 from csi_oras.errors import CsiOrasError, printable
 from csi_oras.store.outbox import EntryState, OutboxEntry, gone
@@ -35,7 +35,7 @@ def outbox() -> None:
 def ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """List the volumes that wait to be pushed, the oldest first, and why they wait."""
     rows: list[dict[str, Any]] = []
-    if options["state_dir"].is_dir():  # looking at nothing makes nothing
+    if has_store(options):
         with application(options) as app:
             rows = [_document(entry) for entry in app.captured.all()]
     if as_json:
@@ -57,7 +57,7 @@ def retry(names: tuple[str, ...], now: bool, as_json: bool, **options: Any) -> N
     The driver does so within seconds, or when it starts. Ends with 1 if one cannot be tried, or with --now pushed.
     """
     rows: list[dict[str, Any]] = []
-    if names or options["state_dir"].is_dir():
+    if names or has_store(options):
         with application(options) as app:
             entries = [app.captured.find(name) for name in names] if names else app.captured.all()
             rows = [_tried(app, entry, now=now) for entry in entries]
@@ -114,7 +114,7 @@ def drop(name: str, yes: bool, as_json: bool, **options: Any) -> None:  # noqa: 
 
 @contextmanager
 def _entry(options: dict[str, Any], name: str) -> Iterator[tuple[Application, OutboxEntry]]:
-    if not options["state_dir"].is_dir():  # looking for nothing makes nothing
+    if not has_store(options):
         raise gone(name)
     with application(options) as app:
         yield app, app.captured.find(name)
