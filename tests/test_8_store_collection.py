@@ -154,12 +154,12 @@ def test_unpacking_that_needs_more_than_there_is_makes_room_and_goes_on(
     layer = Layer(content=packed, title="data", annotations={UNPACK: "true"})
     archive = pusher.artifact(f"{repository}-archive", [layer])
     unused = push(pusher, repository, "unused", 14)
-    with small_disk(short_path / "state", "64m"), Driver(short_path, *config(short_path, "minAge: 0s")) as driver:
+    with small_disk(short_path / "state", "96m"), Driver(short_path, *config(short_path, "minAge: 0s")) as driver:
         target = driver.target()
         driver.publish(target, reference=unused)
         driver.unpublish(target)
         blocker = driver.state / "somebody-elses"
-        blocker.write_bytes(bytes(12 * _MIB))
+        blocker.write_bytes(bytes(28 * _MIB))
         driver.publish(target, reference=archive)
         assert (target / "data/file").read_bytes() == content
         driver.unpublish(target)
@@ -171,25 +171,88 @@ def disk(short_path: Path) -> Iterator[SmallDisk]:
         yield found
 
 
-def test_disk_that_others_fill_breaks_no_volume_and_keeps_no_local_artifact_from_a_pod(
+def test_disk_that_others_keep_full_breaks_no_volume_and_keeps_no_local_artifact_from_a_pod(
     disk: SmallDisk, short_path: Path, pusher: Pusher, repository: str
 ) -> None:
     reference = push(pusher, repository, "seen", 4)
     with Driver(short_path, *config(short_path, "minAge: 0s")) as driver:
+        wait_for((driver.state / "reserve").exists)  # it is taken after the start, with the first tidying
         first, second = driver.target("first"), driver.target("second")
         driver.publish(first, volume_id="first", reference=reference)
         content = (first / "seen").read_bytes()
-        wait_for((driver.state / "reserve").exists)  # upkeep takes it when the driver serves already
-        disk.fill()
-        driver.publish(second, volume_id="second", reference=reference)
-        assert (second / "seen").read_bytes() == (first / "seen").read_bytes() == content
-        for name, target in (("first", first), ("second", second)):
-            driver.unpublish(target, volume_id=name)
-            assert not target.exists()
+        for _ in range(12):
+            disk.fill()
+            driver.publish(second, volume_id="second", reference=reference)
+            assert (second / "seen").read_bytes() == (first / "seen").read_bytes() == content
+            driver.unpublish(second, volume_id="second")
+            assert not second.exists()
+        driver.unpublish(first, volume_id="first")
         other = push(pusher, repository, "other", 1)
         disk.clear()
         driver.publish(first, volume_id="first", reference=other)
         driver.unpublish(first, volume_id="first")
+
+
+def test_store_that_uses_up_the_inodes_gives_them_back(short_path: Path, pusher: Pusher, repository: str) -> None:
+    references = []
+    for number in range(4):
+        members = [reg(f"data/{number}-{file}", b"%d %d" % (number, file)) for file in range(130)]
+        layer = Layer(content=gzip.compress(tar(*members)), title="data", annotations={UNPACK: "true"})
+        references.append(pusher.artifact(f"{repository}-{number}", [layer]))
+    with small_disk(short_path / "state", "128m") as disk:
+        disk.limit_inodes(450)
+        with Driver(short_path, *config(short_path, "minAge: 0s")) as driver:
+            target = driver.target()
+            for reference in references:
+                driver.publish(target, reference=reference)
+                assert len(list((target / "data").iterdir())) == 130
+                driver.unpublish(target)
+
+
+def test_collection_needs_no_inode(short_path: Path, pusher: Pusher, repository: str) -> None:
+    reference = push(pusher, repository, "unused", 1)
+    with small_disk(short_path / "state", "128m") as disk:
+        disk.limit_inodes(200)
+        with Driver(short_path, *config(short_path, "minAge: 0s")) as driver:
+            target = driver.target()
+            driver.publish(target, reference=reference)
+            driver.unpublish(target)
+            made = list(filter(None, (_touch(driver.state / f"inode-{number}") for number in range(300))))
+            assert len(made) < 300
+            assert gc(driver, "--all")["freedBytes"] >= _MIB
+            assert not any((driver.state / "trees").iterdir())
+
+
+@pytest.mark.parametrize(
+    "stray", ["trees/lost+found/", "trees/" + "a" * 64, "blobs/README", "blobs/sha256/x", "objects/sha256/README"]
+)
+def test_what_is_none_of_the_store_stays_and_stops_no_collection(
+    collecting: Driver, pusher: Pusher, repository: str, stray: str
+) -> None:
+    reference = push(pusher, repository, "unused", 1)
+    path = collecting.state / stray
+    path.mkdir() if stray.endswith("/") else path.touch()
+    collecting.publish(collecting.target(), reference=reference)
+    collecting.unpublish(collecting.target())
+    assert len(gc(collecting, "--all")["removed"]) == 1
+    assert path.exists()
+
+
+def test_link_and_fifo_that_somebody_left_in_the_store_are_never_followed_nor_waited_for(
+    collecting: Driver, short_path: Path, pusher: Pusher, repository: str
+) -> None:
+    canary = short_path / "canary"
+    (canary / "below").mkdir(parents=True)
+    canary.chmod(0o755)
+    (canary / "below").chmod(0o755)
+    (collecting.state / "staging/link").symlink_to(canary)
+    (collecting.state / "removed/link").symlink_to(canary)
+    os.mkfifo(collecting.state / "ingest" / ("a" * 64))
+    reference = push(pusher, repository, "unused", 1)
+    collecting.publish(collecting.target(), reference=reference)
+    collecting.unpublish(collecting.target())
+    assert len(gc(collecting, "--all")["removed"]) == 1
+    assert [path.stat().st_mode & 0o777 for path in (canary, canary / "below")] == [0o755, 0o755]
 
 
 def test_disk_without_inodes_is_resource_exhausted_and_heals(short_path: Path, pusher: Pusher, repository: str) -> None:

@@ -7,6 +7,8 @@ of artifacts that stay which no tree shows, archives above all: volumes do not n
 
 import fcntl
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +20,7 @@ from csi_oras.store.paths import StatePaths
 
 _PACKED_BYTES = 64 << 10
 """Manifests and configs are smaller, and worth less than a request."""
+_HEX = re.compile("[0-9a-f]{64}([0-9a-f]{64})?")
 _ALGORITHMS = {64: "sha256", 128: "sha512"}
 """By the length of a digest's encoded part."""
 
@@ -101,12 +104,12 @@ class Survey:
 
     def _objects(self) -> Iterator[Decision]:
         for entry, status in _entries(self._paths.objects):
-            if status.st_nlink == 1:
+            if status.st_nlink == 1 and is_of_the_store(entry.name, status):
                 yield Decision(kind=Kind.OBJECT, digest=_digest(entry.name), name=entry.name, reason="no tree shows it")
 
     def _ingests(self) -> Iterator[Decision]:
         for entry, status in _entries(self._paths.ingests):
-            if entry.name.endswith(".extents"):
+            if entry.name.endswith(".extents") or not is_of_the_store(entry.name, status):
                 continue
             digest = _digest(entry.name)
             if _is_locked(entry.path):
@@ -120,16 +123,20 @@ class Survey:
     def _trees(self) -> Iterator[Decision]:
         for entry, status in _entries(self._paths.trees):
             digest = f"sha256:{entry.name}"
+            if not _HEX.fullmatch(entry.name) or not stat.S_ISDIR(status.st_mode):
+                continue
             if not self._query("SELECT 1 FROM plans WHERE plan = ? LIMIT 1", digest):
                 yield Decision(
                     kind=Kind.TREE, digest=digest, reason="belongs to no artifact", last_used=status.st_mtime
                 )
 
     def _blobs(self) -> Iterator[Decision]:
-        for algorithm in os.scandir(self._paths.blobs):
-            for entry, status in _entries(algorithm):
-                digest = f"{algorithm.name}:{entry.name}"
-                if not self._query("SELECT 1 FROM contents WHERE digest = ? LIMIT 1", digest):
+        for directory in self._paths.blobs_by_algorithm:
+            for entry, status in _entries(directory):
+                digest = f"{directory.name}:{entry.name}"
+                if is_of_the_store(entry.name, status) and not self._query(
+                    "SELECT 1 FROM contents WHERE digest = ? LIMIT 1", digest
+                ):
                     yield Decision(
                         kind=Kind.BLOB, digest=digest, reason="belongs to no artifact", last_used=_touched(status)
                     )
@@ -163,6 +170,11 @@ def _entries(directory: "os.PathLike[str]") -> Iterator[tuple["os.DirEntry[str]"
             continue
 
 
+def is_of_the_store(name: str, status: os.stat_result) -> bool:
+    """Say whether something is a file that is named for a digest; what else people leave in the store stays."""
+    return stat.S_ISREG(status.st_mode) and bool(_HEX.fullmatch(name.partition("-")[0]))
+
+
 def _digest(name: str) -> str:
     """Return the digest that a file is named for; what is named otherwise goes by its name."""
     encoded = name.partition("-")[0]
@@ -173,7 +185,7 @@ def _digest(name: str) -> str:
 def _is_locked(path: str) -> bool:
     """Say whether somebody works on an unfinished blob, or has just finished it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:

@@ -28,8 +28,10 @@ from csi_oras.telemetry.progress import human_size
 EVERYTHING = float("inf")
 _STALE_SECONDS = 24 * 3600.0
 """After which an unfinished blob goes, need or not, if nobody has worked on it."""
-_RECORD_BYTES = 64 << 10
-"""What a few records take at most, with the pages that SQLite writes for them."""
+_RECORD_BYTES, _RECORD_FILES = 64 << 10, 8
+"""What a few records take at most, with the pages and the files that SQLite writes for them."""
+_RESERVING_BYTES = 32 << 20
+"""What must be left for a reserve to be taken of it."""
 _ROUNDS = 8
 """Attempts to reach what is wanted: somebody may use, or still read, what was to go."""
 
@@ -79,7 +81,8 @@ class Collector:
             StoreBrokenError: the store fails.
         """
         self._reserve.release()
-        self.make_room(_RECORD_BYTES)
+        self._database.reserve()  # before others take what was released
+        self.make_room(_RECORD_BYTES, _RECORD_FILES)
 
     def make_room(self, size: int, files: int = 0) -> Space:
         """Return the space that there is, after giving back as much as is needed for `size` bytes and `files` more.
@@ -94,12 +97,23 @@ class Collector:
             self._leases.sweep()
             for _ in range(_ROUNDS):
                 space = self._space.measure()
-                wanted = size - space.available
-                if space.files < files:  # nobody counts them by artifact: some more, and look again
-                    wanted = max(wanted, space.used // _ROUNDS)
+                wanted = max(size - space.available, self._some() if space.files < files else 0)
                 if wanted <= 0 or not self._collected("need", wanted, packed=True).removed:
                     break
         return self._space.measure()
+
+    def make_some_room(self, size: int, part: float) -> bool:
+        """Give back what `size` bytes lack, or a part of the store, for who has found the disk full, or out of inodes.
+
+        Returns whether anything was given back.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        with self._alone():
+            self._leases.sweep()
+            wanted = max(size - self._space.measure().available, self._some(part))
+            return bool(self._collected("need", wanted, packed=True).removed)
 
     def tidy(self) -> None:
         """Do what is due: go down to the low watermark from above the high one, and drop what is stale.
@@ -109,18 +123,26 @@ class Collector:
         """
         with self._alone():
             self._leases.sweep()
+            self._remover.sweep()
             self._remove_stale()
             space = self._space.measure()
-            self._reserve.fill(space.available)
+            if space.available > _RESERVING_BYTES:
+                self._reserve.fill()
+                self._database.reserve()
             if not space.is_high:
                 return
             for _ in range(_ROUNDS):
-                if not space.excess or not self._collected("watermark", space.excess, packed=True).removed:
+                wanted = max(space.excess, self._some() if space.has_many_files else 0)
+                if not wanted or not self._collected("watermark", wanted, packed=True).removed:
                     break
                 space = self._space.measure()
             if space.is_high:
                 used = f"{human_size(space.used)} of {human_size(space.capacity)}"
                 logger.warning("the store is above its high watermark, and the rest of it is in use", used=used)
+
+    def _some(self, part: float = 1 / _ROUNDS) -> int:
+        """Return the bytes of a part of the store, for where files are lacking, which nobody counts by artifact."""
+        return int(self._space.usage().total * part) + 1
 
     def collect(self, *, everything: bool = False, dry_run: bool = False) -> Collection:
         """Go down to the low watermark, or give back `everything` that nobody uses; a dry run only says what it would.

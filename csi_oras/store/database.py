@@ -21,6 +21,8 @@ _BUSY_MILLISECONDS = 10_000
 _LOOK_MILLISECONDS = 2_000
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _RESTART = "restart the driver: it sets the file aside, and finds blobs and mounts again without it"
+_RESERVED_BYTES = 4 << 20
+_PAGE_BYTES = 4096
 _SCHEMA = 4
 _TABLES = """
 CREATE TABLE IF NOT EXISTS volumes (
@@ -107,10 +109,22 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite may have rolled back by itself
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+
+    def reserve(self) -> None:
+        """Have pages that are free, and a log as large, so that records can be written on a disk that is full.
+
+        What was written and deleted leaves its pages to what comes next, and the log is written over from its start.
+        """
+        with self._lock, suppress(sqlite3.Error):  # there is no room for it now
+            if self._connection.execute("PRAGMA freelist_count").fetchone()[0] > _RESERVED_BYTES // _PAGE_BYTES // 2:
+                return
+            self._connection.execute("INSERT INTO passes VALUES ('reserve', 0, zeroblob(?))", (_RESERVED_BYTES,))
+            self._connection.execute("DELETE FROM passes WHERE name = 'reserve'")
 
     def insert_many(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         """Run one statement for many rows, together.
@@ -193,7 +207,14 @@ def _set_aside(path: Path, in_use: int, cause: sqlite3.DatabaseError) -> None:
 
 
 def _cannot_open(path: Path, error: Exception) -> StoreBrokenError:
+    with suppress(OSError):
+        if path.stat().st_size == 0:  # whoever has it open holds locks in what there was
+            return _cut_short(path)
     return StoreBrokenError(f"database {path}", f"cannot be opened ({error})", "look at the node's disk")
+
+
+def _cut_short(path: Path) -> StoreBrokenError:
+    return StoreBrokenError(f"database {path}", "is damaged (it was cut short, and is empty)", _RESTART)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -236,6 +257,9 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
         raise _cannot_open(path, error) from error
     except sqlite3.DatabaseError as error:
         raise StoreBrokenError(f"database {path}", f"is damaged ({error})", _RESTART) from error
+    if not version:
+        connection.close()
+        raise _cut_short(path)
     _refuse_newer(connection, version, path)
     return connection
 

@@ -62,9 +62,8 @@ class Ledger:
             directory = waiting.pop()
             try:
                 entries = list(os.scandir(directory))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
-            size += _blocks(directory)
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)

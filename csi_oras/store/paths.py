@@ -40,16 +40,21 @@ class StatePaths:
         with store_errors(f"state directory {root}"):
             _close_to_others(paths.root)
             content = (paths.blobs, paths.ingests, paths.objects, paths.quarantine)
-            for directory in (paths.root, *content, paths.trees, paths.staging, paths.views):
+            for directory in (paths.root, *content, paths.trees, paths.staging, paths.removed, paths.views):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for algorithm in ("sha256", "sha512"):
-                (paths.blobs / algorithm).mkdir(mode=0o700, exist_ok=True)
+            for directory in paths.blobs_by_algorithm:
+                directory.mkdir(mode=0o700, exist_ok=True)
         return paths
 
     @property
     def blobs(self) -> Path:
         """Verified blobs, by algorithm."""
         return self.root / "blobs"
+
+    @property
+    def blobs_by_algorithm(self) -> tuple[Path, ...]:
+        """The directories in which blobs are, each named for the algorithm of their digests."""
+        return self.blobs / "sha256", self.blobs / "sha512"
 
     @property
     def ingests(self) -> Path:
@@ -75,6 +80,11 @@ class StatePaths:
     def staging(self) -> Path:
         """Trees and objects in the making; never mounted."""
         return self.root / "staging"
+
+    @property
+    def removed(self) -> Path:
+        """What a collection has moved away and not removed yet; it is there before the disk is full."""
+        return self.root / "removed"
 
     @property
     def quarantine(self) -> Path:

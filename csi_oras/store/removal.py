@@ -1,9 +1,9 @@
 """Removal: what a collection has decided is carried out, and decided once more where somebody may have come between.
 
 Whoever wants something takes a lease and then looks whether it is there; whoever removes something looks for leases
-and moves it away in one transaction, which no lease can come between. What is moved away is in staging: a crash leaves
-rows that name nothing, which counts as absent, and staging is swept. Unpacked files have no leases: who adds one to a
-tree holds the lock of the objects, and a link of his own.
+and moves it away in one transaction, which no lease can come between. A crash leaves rows that name nothing, which
+counts as absent, and what was moved away, which the next collection removes. Unpacked files have no leases: who adds
+one to a tree holds the lock of the objects, and a link of his own.
 """
 
 import fcntl
@@ -14,12 +14,12 @@ from itertools import count, islice
 from pathlib import Path
 
 from csi_oras.oci.digest import Digest
-from csi_oras.store.candidates import Decision, Kind
+from csi_oras.store.candidates import Decision, Kind, is_of_the_store
 from csi_oras.store.database import Database
 from csi_oras.store.leases import Held, Leases
 from csi_oras.store.objects import objects_locked
 from csi_oras.store.paths import StatePaths, store_errors
-from csi_oras.store.staging import empty, staging
+from csi_oras.store.staging import empty
 
 _GROUP = 16
 """Decisions that share a transaction; publishes wait for it to end."""
@@ -47,11 +47,21 @@ class Remover:
         """
         removed: list[Decision] = []
         waiting = iter(decisions)
-        with store_errors("collection"), staging(self._paths) as directory:
+        self.sweep()
+        with store_errors("collection"):
             while group := list(islice(waiting, _GROUP)):
-                removed += self._group(directory).remove(group)
+                removed += self._group(self._paths.removed).remove(group)
             self._remove_objects()
         return removed
+
+    def sweep(self) -> None:
+        """Remove what was moved away by a collection that did not end.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        with store_errors("collection"):
+            empty(self._paths.removed)
 
     def _group(self, directory: Path) -> "_Group":
         return _Group(self._paths, self._database, self._leases, self._mounted(), directory)
@@ -60,7 +70,8 @@ class Remover:
         """Remove the unpacked files that no tree shows any more."""
         with objects_locked(self._paths, fcntl.LOCK_EX):
             for entry in os.scandir(self._paths.objects):
-                if entry.stat(follow_symlinks=False).st_nlink == 1:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_nlink == 1 and is_of_the_store(entry.name, status):
                     os.unlink(entry.path)  # noqa: PTH108 (os.scandir gives text, here and below)
 
 
@@ -172,7 +183,7 @@ class _Group:
         """Remove an unfinished blob, unless somebody works on it."""
         path = str(self._paths.ingests / decision.name)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:

@@ -1,7 +1,7 @@
-"""The reserve: room that is taken while there is some, so that records can be written when others have filled the disk.
+"""The reserve: room that is taken while there is some, and given up when others have filled the disk.
 
-What is recorded is small, and a pod whose artifact is here needs no more; nor does one that ends, which is what frees
-room.
+It lets the database take what it needs to go on (`Database.reserve`): what is recorded is small, and a pod whose
+artifact is here needs no more; nor does one that ends, which is what frees room.
 """
 
 import os
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from csi_oras.store.paths import StatePaths
 
-_BYTES = 4 << 20
+_BYTES = 8 << 20
 
 
 class Reserve:
@@ -18,9 +18,9 @@ class Reserve:
     def __init__(self, paths: StatePaths) -> None:
         self._path = paths.root / "reserve"
 
-    def fill(self, available: int) -> None:
-        """Take the room, where there is much more than that `available`; bytes."""
-        if available < _BYTES * 4 or self._is_full():
+    def fill(self) -> None:
+        """Take the room."""
+        if self._is_full():
             return
         with suppress(OSError):  # a file system that cannot, or others were faster: the next time
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

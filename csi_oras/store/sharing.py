@@ -187,9 +187,9 @@ class _Tally:
 
 def _blobs(paths: StatePaths) -> Iterator[tuple[str, os.stat_result]]:
     """Yield blobs by their digests."""
-    for algorithm in os.scandir(paths.blobs):
-        for entry, status in _entries(algorithm.path):
-            yield f"{algorithm.name}:{entry.name}", status
+    for directory in paths.blobs_by_algorithm:
+        for entry, status in _entries(str(directory)):
+            yield f"{directory.name}:{entry.name}", status
 
 
 def _objects(paths: StatePaths) -> Iterator[tuple[str, os.stat_result]]:

@@ -32,18 +32,25 @@ class StoreLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """Bytes that there are, that are used and that a pull may take, and how many files it may make."""
+    """Bytes that there are, that are used and that a pull may take; how many files it may make, and the part in use."""
 
     capacity: int
     used: int
     available: int
     files: float
+    files_used: float
     limits: StoreLimits
 
     @property
     def is_high(self) -> bool:
         """Whether the store should be tidied."""
-        return self.used * _PERCENT > self.capacity * self.limits.high_watermark
+        high = self.limits.high_watermark
+        return self.used * _PERCENT > self.capacity * high or self.files_used * _PERCENT > high
+
+    @property
+    def has_many_files(self) -> bool:
+        """Whether more of the file system's inodes are in use than the low watermark says."""
+        return self.files_used * _PERCENT > self.limits.low_watermark
 
     @property
     def excess(self) -> int:
@@ -86,13 +93,18 @@ class SpaceMeter:
             status = os.statvfs(self._paths.root)
         free = status.f_bavail * status.f_frsize
         capacity = status.f_blocks * status.f_frsize
-        files = status.f_favail if status.f_files else float("inf")
-        available = free - _MARGIN_BYTES
-        if not limits.max_bytes:
-            return Space(capacity=capacity, used=capacity - free, available=available, files=files, limits=limits)
-        used = self.usage().total
-        available = min(available, limits.max_bytes - used)
-        return Space(capacity=limits.max_bytes, used=used, available=available, files=files, limits=limits)
+        used, available = capacity - free, free - _MARGIN_BYTES
+        if limits.max_bytes:
+            used = self.usage().total
+            capacity, available = limits.max_bytes, min(available, limits.max_bytes - used)
+        return Space(
+            capacity=capacity,
+            used=used,
+            available=available,
+            files=status.f_favail if status.f_files else float("inf"),  # btrfs makes them as they are wanted
+            files_used=1 - status.f_favail / status.f_files if status.f_files else 0,
+            limits=limits,
+        )
 
     def usage(self) -> StoreUsage:
         """Count what is here; the cost grows with the number of files.
@@ -101,7 +113,7 @@ class SpaceMeter:
             StoreBrokenError: the store fails.
         """
         with store_errors("store"):
-            blobs = [size for algorithm in os.scandir(self._paths.blobs) for size in _sizes(algorithm.path)]
+            blobs = [size for directory in self._paths.blobs_by_algorithm for size in _sizes(str(directory))]
             return StoreUsage(
                 blobs=len(blobs),
                 verified=sum(blobs),

@@ -4,6 +4,7 @@ Each is locked by its living maker. Whoever makes one first removes what the dea
 store that is written to keeps nothing of a command or driver that was killed.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -13,6 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from csi_oras.store.paths import StatePaths
+
+_NONE_OF_OURS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES})
+"""What opening something in the directory says that is finished meanwhile, or is no directory: a link, say."""
 
 
 @contextmanager
@@ -31,8 +35,10 @@ def sweep(paths: StatePaths) -> None:
     """Remove staging that a crash left behind; what a living process works on is locked."""
     for directory in paths.staging.iterdir():
         try:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):  # finished meanwhile, or none of ours
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in _NONE_OF_OURS:
+                raise
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

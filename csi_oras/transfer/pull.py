@@ -7,9 +7,10 @@ plan.
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from csi_oras.artifact import planner
 from csi_oras.artifact.kind import Artifact
@@ -50,6 +51,9 @@ from csi_oras.transfer.resolve import Resolved, Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
 
+_Result = TypeVar("_Result")
+_PARTS = (0.125, 0.25, 0.5, 1.0)
+"""Of the store, what is given back at most before each further attempt at what does not fit."""
 _UNPACKED = 4
 """How much more than its packed size an archive is expected to take, when that turns out to be too much."""
 
@@ -231,7 +235,8 @@ class Puller:
         try:
             with _naming(request.reference):
                 self._rules().check(request.reference.repository)
-                with self._store.leases.of_pull() as lease:
+                with ExitStack() as held:
+                    lease = self._with_room(lambda: held.enter_context(self._store.leases.of_pull()))
                     pulled = self._access.use(
                         request.reference.repository,
                         request.brought,
@@ -290,13 +295,17 @@ class Puller:
         known = self._store.catalogue.laid_out(plan.digest) if self._store.trees.has(plan.digest) else None
         if known:
             return known
-        try:
-            return self._layouter.lay_out(plan, progress, subject)
-        except NoSpaceError:  # nobody knows before what an archive holds
-            space = self._store.collector.make_room(plan.size * _UNPACKED)
-            if space.available < plan.size:
-                raise
-            return self._layouter.lay_out(plan, progress, subject)
+        return self._with_room(lambda: self._layouter.lay_out(plan, progress, subject), plan.size * _UNPACKED)
+
+    def _with_room(self, action: Callable[[], _Result], size: int = 0) -> _Result:
+        """Do what nobody knows before how much room it takes, and make more as long as that helps."""
+        for part in _PARTS:
+            try:
+                return action()
+            except NoSpaceError:
+                if not self._store.collector.make_some_room(size, part):
+                    raise
+        return action()
 
     def _keep_metadata(self, artifact: Artifact, plan: Plan) -> None:
         """Put the texts of our own into the store; the manifest is there since it was resolved."""
