@@ -79,7 +79,7 @@ def test_pull_that_lacks_room_takes_it_from_what_a_killed_process_left(
     short_path: Path, pusher: Pusher, repository: str
 ) -> None:
     reference = pusher.artifact(repository, [Layer(content=bytes(20 * _MIB), title="large")])
-    with small_disk(short_path / "state", "50m"), Driver(short_path) as driver:
+    with small_disk(short_path / "state", "66m"), Driver(short_path) as driver:
         paths, target = StatePaths.create(driver.state), driver.target()
         with process(paths) as (maker, left):
             (left / "large").write_bytes(bytes(25 * _MIB))

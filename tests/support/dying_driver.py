@@ -96,7 +96,7 @@ POINTS: Mapping[str, list[Step]] = {
     "table made": [Step(_Connection, "execute", _runs("CREATE TABLE"))],
     "committed": [Step(_Connection, "execute", _runs("COMMIT"))],
     "artifact forgotten": [Step(_Connection, "execute", _runs("DELETE FROM artifacts"))],
-    "moved away": [Step(os, "rename", _into("staging"))],
+    "moved away": [Step(os, "rename", _into("removed"))],
     "moved away is gone": [Step(removal, "empty")],
     "unpacked file removed": [Step(os, "unlink", _from("objects"))],
     "writable volume made": [Step(WritableVolumes, "make")],
