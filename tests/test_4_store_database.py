@@ -314,6 +314,14 @@ def test_look_at_a_damaged_database_says_so_and_leaves_it(path: Path) -> None:
     assert len(list(path.parent.iterdir())) == 1
 
 
+def test_look_at_a_database_that_was_cut_short_says_so(path: Path) -> None:
+    filled(path)
+    path.write_bytes(b"")
+    with pytest.raises(StoreBrokenError, match="cut short"):
+        Database(path, read_only=True)
+    assert path.read_bytes() == b""
+
+
 def test_look_at_an_absent_database_makes_none(path: Path) -> None:
     with pytest.raises(StoreBrokenError):
         Database(path, read_only=True)

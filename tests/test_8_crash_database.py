@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -154,6 +155,32 @@ def test_pods_keep_their_volumes_when_the_database_is_lost(node: Node, damage: C
     node.collect()
     node.check_shown("known", "unknown", "new")
     node.end("known", "unknown", "new")
+
+
+@pytest.mark.parametrize("arguments", [("store", "ls"), ("store", "gc")])
+def test_command_says_that_a_database_was_cut_short_under_a_running_driver(
+    driver: Driver, arguments: tuple[str, ...]
+) -> None:
+    for path in (driver.state / "state.db", _log(driver.state / "state.db")):
+        os.truncate(path, 0)
+    command = [sys.executable, "-m", "csi_oras", *arguments, "--state-dir", str(driver.state)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (said.returncode, said.stderr.count("\n")) == (1, 1)
+    assert re.search(r"is damaged \((it was cut short, and is empty|damage was met in it)\); restart", said.stderr)
+    driver.kill()
+    driver.start()
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+
+
+@pytest.mark.parametrize("arguments", [("store", "ls"), ("store", "verify"), ("outbox", "ls")])
+def test_command_that_sets_a_corrupt_database_aside_says_so(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "state.db").write_bytes(bytes(range(256)) * 16)
+    command = [sys.executable, "-m", "csi_oras", *arguments, "--state-dir", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    (aside,) = tmp_path.glob("state.db.corrupt-*")
+    assert said.stderr.count("\n") == 1
+    assert "the database was corrupt and is set aside" in said.stderr
+    assert str(aside) in said.stderr
 
 
 def test_mount_whose_record_is_lost_is_kept_while_no_driver_runs(node: Node) -> None:
