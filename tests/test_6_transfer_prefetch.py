@@ -116,6 +116,31 @@ def test_glob_is_said_to_mean_more_than_is_kept(
     assert node.states() == dict.fromkeys(tags_of(glob, "v1", "v2"), "ready")
 
 
+def test_tags_that_are_ready_are_kept_while_those_in_their_place_fail(
+    node: Node, fake: FakeRegistry, glob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "MOST_TAGS", 2)
+    assert node.bring(glob)
+    fake.bend("/manifests/v[3-8]", status(404))
+    v1, v2 = tags_of(glob, "v1", "v2")
+    for number in (3, 5, 7):  # the two newest are others each time
+        names = [f"v{number}", f"v{number + 1}"]
+        push_tags(fake, v1=V1, v2=V2, **{name: files(x=name.encode()) for name in names})
+        failures = node.app.metrics.prefetch_failures._value.get()
+        assert not node.bring(glob)
+        assert node.app.metrics.prefetch_failures._value.get() == failures + 2
+        failed = dict.fromkeys(tags_of(glob, *names), "failed")
+        assert node.states() == {v1: "ready", v2: "ready", **failed, glob: "ready"}
+        assert node.holds(V1)
+        assert node.holds(V2)
+    push_tags(fake, v2=V2, v8=files(x=b"v8"), v9=V3)
+    assert not node.bring(glob)
+    assert (node.holds(V1), node.holds(V2), node.holds(V3)) == (False, True, True)  # one failed, the newest is kept
+    fake.straighten()
+    assert node.bring(glob)
+    assert node.states().keys() == {*tags_of(glob, "v8", "v9"), glob}
+
+
 def test_glob_that_matches_nothing_fails_and_keeps_what_it_had(node: Node, fake: FakeRegistry, glob: str) -> None:
     assert node.bring(glob)
     push_tags(fake, latest=V3)
@@ -259,7 +284,7 @@ def test_bug_that_an_artifact_shows_is_a_failure_of_that_one(
     assert node.records()[v2].error == "a bug; the log has more"
 
 
-def test_wish_is_pulling_while_bytes_come_and_not_while_it_is_looked_at(node: Node, fake: FakeRegistry) -> None:
+def test_wish_is_pulling_from_its_first_turn_and_ready_when_looked_at_again(node: Node, fake: FakeRegistry) -> None:
     wish = fake.artifact("t/x", V1)
     seen: list[tuple[str, str]] = []
 
@@ -270,9 +295,24 @@ def test_wish_is_pulling_while_bytes_come_and_not_while_it_is_looked_at(node: No
     fake.bend("/t/x/", look)
     assert node.bring(wish)
     assert node.bring(wish)
-    assert seen[0] == ("manifests", "waiting")
+    assert seen[0] == ("manifests", "pulling")
     assert set(seen[1:-1]) == {("blobs", "pulling")}
     assert seen[-1] == ("manifests", "ready")
+
+
+def test_glob_is_pulling_while_its_tags_are_listed_for_the_first_time(
+    node: Node, fake: FakeRegistry, glob: str
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def look(_request: Request, answer: Answer) -> Answer:
+        seen.append(node.states())
+        return answer
+
+    fake.bend("/tags/list", look)
+    assert node.bring(glob)
+    assert node.bring(glob)
+    assert seen == [{glob: "pulling"}, dict.fromkeys(tags_of(glob, "v1", "v2"), "ready")]
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,11 @@ def test_wishes_of_a_dead_registry_hold_up_no_others(
     fake.bend("/manifests/", held)
     dead = [fake.artifact("team/model", files(x=b"x"), f"v{number}") for number in range(4)]
     living = pusher.artifact(repository, files(x=b"x"))
+    tried, others = dead[:2], dead[2:]
     wishes.set(*dead, living)
     with wishes.driver(short_path) as driver:
-        wait_for_states(driver.state, {**dict.fromkeys(dead, "waiting"), living: "ready"})
+        meanwhile = {**dict.fromkeys(tried, "pulling"), **dict.fromkeys(others, "waiting"), living: "ready"}
+        wait_for_states(driver.state, meanwhile)
         held.release()
         wait_for_states(driver.state, dict.fromkeys([*dead, living], "ready"))
 

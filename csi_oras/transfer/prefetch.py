@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
-from csi_oras.errors import ArtifactNotFoundError, CsiOrasError
+from csi_oras.errors import ArtifactNotFoundError, CsiOrasError, NoSpaceError, UnwantedError
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
 from csi_oras.oci.selection import Selection
@@ -105,20 +105,28 @@ class Prefetcher:
         """
         before = self._records.of(str(wish))
         own = before.pop(str(wish), None) or WishRecord(wish=str(wish), reference=str(wish))
+        if isinstance(wish.wanted, Reference):
+            return self._bring(own, wish.wanted) is None
+        if own.state is WishState.WAITING and not before:
+            self._note_pull(own)
         try:
             references, remark = self._meant(wish)
         except CsiOrasError as error:
             self._failed(own, error)
             return False
-        if isinstance(wish.wanted, Reference):
-            return self._bring(own, wish.wanted)
         meant = {str(reference): reference for reference in references}
         records = [before.get(reference) or self._add(own.wish, reference) for reference in meant]
-        for reference in before.keys() - meant.keys():
-            self._let_go(before[reference])
         self._remark(own, remark)  # last: a wish without any record would be taken for a new one
-        brought = [self._bring(record, meant[record.reference]) for record in records]
-        return all(brought)
+        errors = [self._bring(record, meant[record.reference]) for record in records]
+        self._let_go_of_old({key: record for key, record in before.items() if key not in meant}, errors)
+        return not any(errors)
+
+    def _let_go_of_old(self, old: dict[str, WishRecord], errors: list[Exception | None]) -> None:
+        """Keep the newest of the `old` tags in place of those that failed; for want of room, none: they have it."""
+        failed = sum(error is not None and not isinstance(error, NoSpaceError) for error in errors)
+        kept = newest((reference for reference, record in old.items() if record.digest), failed)
+        for reference in old.keys() - set(kept):
+            self._let_go(old[reference])
 
     def _remark(self, own: WishRecord, remark: str) -> None:
         """Say of a glob what its tags do not say."""
@@ -133,9 +141,7 @@ class Prefetcher:
         return record
 
     def _meant(self, wish: Wish) -> tuple[list[Reference], str]:
-        """Return the references that a wish means now, and what is to be said of those that are left out."""
-        if isinstance(wish.wanted, Reference):
-            return [wish.wanted], ""
+        """Return the references that a glob means now, and what is to be said of those that are left out."""
         listed = self._listed(wish)
         picked = [tag for tag in listed.tags if wish.picks(tag)]
         if not picked:
@@ -154,9 +160,12 @@ class Prefetcher:
         self._rules().check(wish.repository)
         return self._access.use(wish.repository, Found(), lambda client: client.tags())
 
-    def _bring(self, before: WishRecord, reference: Reference) -> bool:
-        if before.wish not in self._wanted:  # let go of meanwhile
-            return False
+    def _bring(self, before: WishRecord, reference: Reference) -> Exception | None:
+        """Bring one reference up to date, and return why that failed."""
+        if before.wish not in self._wanted:
+            return UnwantedError(before.reference, "was let go of meanwhile")
+        if before.state is WishState.WAITING:  # what is ready, or has failed, is so until bytes come
+            self._note_pull(before)
         try:
             pulled = self._pull(before, reference)
             self._hold(before, pulled)
@@ -165,12 +174,12 @@ class Prefetcher:
         except Exception as error:  # noqa: BLE001 (a bug that one artifact shows is nothing to the others)
             if before.wish in self._wanted:
                 self._failed(before, error)
-            return False
+            return error
         if pulled.artifact != before.digest:
             size = human_size(pulled.size)
             tell = self._observers.tell
             tell(Reason.PREFETCHED, str(reference), f"Prefetched artifact {pulled.reference}: {size}")
-        return True
+        return None
 
     def _pull(self, before: WishRecord, reference: Reference) -> PulledArtifact:
         request = PullRequest(
