@@ -303,6 +303,12 @@ def test_unfinished_blob_goes_unless_somebody_works_on_it(shelf: Shelf) -> None:
     assert shelf.files() == []
 
 
+def test_extents_whose_blob_was_committed_before_a_kill_go(shelf: Shelf) -> None:
+    (shelf.paths.ingests / f"{Digest.of(b'x').encoded}-{'a' * 32}.extents").write_text("0 1\n")
+    assert removed(shelf.collector.collect(everything=True)) == [str(Digest.of(b"x"))]
+    assert shelf.files() == []
+
+
 def test_unfinished_blob_that_nobody_has_worked_on_for_a_day_goes_without_need(shelf: Shelf) -> None:
     for number, days in enumerate((0.9, 1.1)):
         ingest = shelf.content.ingest(Descriptor.of(bytes([number]) * 10, _TYPE))

@@ -109,16 +109,17 @@ class Survey:
 
     def _ingests(self) -> Iterator[Decision]:
         for entry, status in _entries(self._paths.ingests):
-            if entry.name.endswith(".extents") or not is_of_the_store(entry.name, status):
+            name = entry.name.removesuffix(".extents")
+            has_its_own = name != entry.name and (self._paths.ingests / name).exists()  # extents go with their ingest
+            if has_its_own or not is_of_the_store(name, status):
                 continue
-            digest = _digest(entry.name)
             if _is_locked(entry.path):
-                self.kept.append(Decision(kind=Kind.INGEST, digest=digest, reason="a pull is under way"))
-            else:
-                reason = "unfinished, and nobody works on it"
-                yield Decision(
-                    kind=Kind.INGEST, digest=digest, name=entry.name, reason=reason, last_used=status.st_mtime
-                )
+                self.kept.append(Decision(kind=Kind.INGEST, digest=_digest(name), reason="a pull is under way"))
+                continue
+            reason = "unfinished, and nobody works on it"
+            yield Decision(
+                kind=Kind.INGEST, digest=_digest(name), name=entry.name, reason=reason, last_used=status.st_mtime
+            )
 
     def _trees(self) -> Iterator[Decision]:
         for entry, status in _entries(self._paths.trees):
