@@ -9,16 +9,19 @@ import pytest
 import yaml
 
 import csi_oras
-from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR
+from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR, write_back_rules
 from csi_oras.cli.serve import serve
 from csi_oras.config import Policy, parse
 from csi_oras.csi import controller
+from csi_oras.errors import AccessDeniedError
 from csi_oras.oci.reference import Reference
 from csi_oras.registry import credentials
+from csi_oras.registry.hosts_dirs import HostsDirectories
 from csi_oras.telemetry.secrets import Secret
 from csi_oras.transfer import labels
 from csi_oras.volume import attributes
 from csi_oras.volume.templates import claim_variables, pod_variables
+from tests.support import workflow
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "deploy" / "daemonset"
@@ -366,3 +369,85 @@ def test_pod_of_the_example_goes_by_the_label_of_its_artifact() -> None:
     (volume,) = inline_volumes([pod])
     reference = Reference.parse(volume["csi"]["volumeAttributes"]["reference"])
     assert expression == {"key": labels.label_of(reference), "operator": "Exists"}
+
+
+# -- the workflow of the examples
+
+STEPS = workflow.steps()
+ANNOTATIONS = {
+    "oras-cache", "input-uri", "input-uri_N", "output-uri", "input-path", "output-path", "output-pipe", "container",
+    "registry", "oras-env", "oras-container", "unpack", "entrypoint", "oras-entrypoint", "debug",
+}  # fmt: skip
+"""What the ORAS operator understood."""
+
+
+def test_workflow_names_every_manifest_beside_it() -> None:
+    (kustomization,) = read(workflow.DIRECTORY / "kustomization.yaml")
+    named = {*kustomization["resources"], "kustomization.yaml"}
+    assert named == {path.name for path in workflow.DIRECTORY.glob("*.yaml")}
+
+
+def test_steps_of_the_workflow_begin_where_the_one_before_ends() -> None:
+    first, second, third = [attributes.parse(step.attributes, {}) for step in STEPS]
+    assert first.starts_empty
+    assert first.write_back is not None
+    assert second.write_back is not None
+    assert [second.reference, third.reference] == [first.write_back.reference, second.write_back.reference]
+    assert third.write_back is None
+    assert {second.pull_policy, third.pull_policy} == {"Always"}
+    assert [step.is_read_only for step in STEPS] == [False, False, True]
+    assert {step.driver for step in STEPS} == {DEFAULT_DRIVER_NAME}
+
+
+def test_run_of_the_workflow_is_in_all_its_names_and_tags() -> None:
+    references = [value for step in STEPS for key, value in step.attributes.items() if key.endswith("eference")]
+    assert len(references) == 4
+    assert all(name.endswith("run-1") for name in (*references, *(step.name for step in STEPS)))
+
+
+def test_policy_beside_the_workflow_allows_its_pushes_and_no_others() -> None:
+    rules = write_back_rules(parse(workflow.POLICY_TEXT, "policy.yaml"))
+    for step in STEPS:
+        if wanted := attributes.parse(step.attributes, {}).write_back:
+            rules.check(step.namespace, wanted.reference)
+            with pytest.raises(AccessDeniedError):
+                rules.check("default", wanted.reference)
+    with pytest.raises(AccessDeniedError):
+        rules.check(STEPS[0].namespace, Reference.parse("ghcr.io/acme/model:v1"))
+
+
+def test_registry_of_the_workflow_is_the_service_and_spoken_to_as_its_hosts_file_says(tmp_path: Path) -> None:
+    (service,), (server,) = of_kind("Service", workflow.OBJECTS), of_kind("Deployment", workflow.OBJECTS)
+    name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+    assert f"{name}.{namespace}.svc.cluster.local:{service['spec']['ports'][0]['port']}" == workflow.ADDRESS
+    template = server["spec"]["template"]
+    assert service["spec"]["selector"] == template["metadata"]["labels"] == server["spec"]["selector"]["matchLabels"]
+    (port,) = template["spec"]["containers"][0]["ports"]
+    assert service["spec"]["ports"][0]["targetPort"] == port["name"]
+    (tmp_path / workflow.ADDRESS).mkdir()
+    (tmp_path / workflow.ADDRESS / "hosts.toml").write_text(workflow.HOSTS)
+    assert f"/etc/containerd/certs.d/{workflow.ADDRESS}/hosts.toml" in workflow.HOSTS
+    (host,) = HostsDirectories(lambda: [str(tmp_path)]).hosts_of(workflow.ADDRESS)
+    assert host.url.startswith(f"http://{workflow.ADDRESS}")
+
+
+def test_pods_of_the_workflow_may_run_where_least_is_allowed() -> None:
+    (namespace,) = of_kind("Namespace", workflow.OBJECTS)
+    assert namespace["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
+    for found in of_kind("Job", workflow.OBJECTS) + of_kind("Deployment", workflow.OBJECTS):
+        assert found["metadata"]["namespace"] == namespace["metadata"]["name"]
+        pod = found["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = pod["containers"]
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_table_of_the_workflow_has_each_annotation_of_the_operator_and_names_attributes_that_exist() -> None:
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", workflow.README, re.MULTILINE)
+    annotations = [name for cell, _ in rows for name in re.findall(r"`(.*?)`", cell)]
+    assert sorted(annotations) == sorted(ANNOTATIONS)
+    ours = [word for _, cell in rows for word in re.findall(r"`(\w+)(?:: \w+)?`", cell)]
+    assert set(ours) - {"mountPath", "nodePublishSecretRef"} <= set(attributes.KEYS)
+    assert all("not needed, because" in cell or re.search(r"`\w+", cell) for _, cell in rows)
