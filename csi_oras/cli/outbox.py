@@ -17,11 +17,14 @@ from csi_oras.cli.commands import Commands
 from csi_oras.cli.options import application, has_store, reports_errors, store_options
 from csi_oras.cli.output import console, count_files, working
 from csi_oras.errors import CsiOrasError, printable
+from csi_oras.pack.merge import Uncarriable
 from csi_oras.store.outbox import EntryState, OutboxEntry, gone
 from csi_oras.transfer.export import export as export_files
 
 _MODULES = {"ls": "outbox:ls", "retry": "outbox:retry", "export": "outbox:export", "drop": "outbox:drop"}
 _ID = click.argument("name", metavar="ID")
+_Exported = tuple[dict[str, Any], str, tuple[Uncarriable, ...]]
+"""What an export made, for programs and for people, and what it left out."""
 
 
 @click.command(cls=Commands, modules=_MODULES)
@@ -36,7 +39,7 @@ def ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """List the volumes that wait to be pushed, the oldest first, and why they wait."""
     rows: list[dict[str, Any]] = []
     if has_store(options):
-        with application(options) as app:
+        with application(options, to_look=True) as app:
             rows = [_document(entry) for entry in app.captured.all()]
     if as_json:
         click.echo(json.dumps(rows))
@@ -75,27 +78,23 @@ def retry(names: tuple[str, ...], now: bool, as_json: bool, **options: Any) -> N
 @click.command("export", short_help="Copy the files of an entry to a directory.")
 @_ID
 @click.option("--to", "directory", type=click.Path(path_type=Path), required=True, help="A new or empty directory.")
+@click.option("--oci", is_flag=True, help="As an OCI layout with what would be pushed, under its tag.")
 @store_options
 @reports_errors
-def export(name: str, directory: Path, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
+def export(name: str, directory: Path, oci: bool, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """Copy all that a volume showed its pod last to a directory; the entry stays.
 
     What no artifact can carry is named and not copied; its bytes are in the entry's directory in the outbox.
     """
-    with (
-        working("copying"),
-        _entry(options, name) as (app, entry),
-        entry.locked(),
-        app.volume_pusher().opened(entry.writing) as (_, opened),
-    ):
-        found = export_files(opened, directory)
-    left = [{"name": one.name, "reason": one.reason} for one in found.uncarriable]
+    with working("copying"), _entry(options, name) as (app, entry), entry.locked():
+        made, summary, uncarriable = (_layout if oci else _files)(app, entry, directory)
+    left = [{"name": one.name, "reason": one.reason} for one in uncarriable]
     if as_json:
-        click.echo(json.dumps({"id": name, "directory": str(directory), "files": len(found.entries), "left": left}))
+        click.echo(json.dumps({"id": name, "directory": str(directory), **made, "left": left}))
         return
     for one in left:
         click.echo(f'left out: "{one["name"]}" {one["reason"]}')
-    click.echo(f"{count_files(len(found.entries))} in {directory}")
+    click.echo(f"{summary} in {directory}")
 
 
 @click.command("drop", short_help="Throw away what a pod wrote.")
@@ -118,6 +117,17 @@ def _entry(options: dict[str, Any], name: str) -> Iterator[tuple[Application, Ou
         raise gone(name)
     with application(options) as app:
         yield app, app.captured.find(name)
+
+
+def _files(app: Application, entry: OutboxEntry, directory: Path) -> _Exported:
+    with app.volume_pusher().opened(entry.writing) as (_, opened):
+        found = export_files(opened, directory)
+    return {"files": len(found.entries)}, count_files(len(found.entries)), found.uncarriable
+
+
+def _layout(app: Application, entry: OutboxEntry, directory: Path) -> _Exported:
+    found = app.volume_pusher().export(entry.writing, directory)
+    return {"digest": str(found.digest), "tag": found.tag}, f"{found.tag}@{found.digest}", found.left
 
 
 def _tried(app: Application, entry: OutboxEntry, *, now: bool) -> dict[str, Any]:
