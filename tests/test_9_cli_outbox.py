@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from csi_oras.oci.media_types import REF_NAME
 from csi_oras.store.outbox import EntryState, OutboxEntry, OutboxState
 from tests.support.artifacts import Pusher, files
 from tests.support.driver import Driver
+from tests.support.interop import read_layout
 from tests.support.outboxes import Outboxing, kept
 from tests.support.pods import wait_for
 
@@ -136,6 +138,32 @@ def test_export_gives_the_files_as_the_pod_left_them(at: Outboxing, pusher: Push
     again = ended(at.state, "export", entry.id, "--to", str(to))
     assert again.returncode == 1
     assert "is not empty" in again.stderr
+
+
+def test_export_as_a_layout_is_what_would_be_pushed(at: Outboxing, pusher: Pusher, repository: str, target: str,
+                                                    tmp_path: Path) -> None:  # fmt: skip
+    _, base = at.pull(pusher.artifact(repository, files(old=b"old", gone=b"gone", kept=b"kept")))
+    entry = at.capture(target, {"old": b"new", "gone": None}, base=base)
+    os.mkfifo(entry.writing.upper / "pipe")
+    to = tmp_path / "to"
+    found = document(at.state, "export", entry.id, "--to", str(to), "--oci")
+    assert found["left"] == [{"name": "pipe", "reason": "is a FIFO"}]
+    assert read_layout(to) == {"kept": b"kept", "old": b"new"}
+    (named,) = json.loads((to / "index.json").read_text())["manifests"]
+    assert named["annotations"] == {REF_NAME: found["tag"]} == {REF_NAME: "out"}
+    assert kept(entry.writing)["old"] == b"new"
+    assert "is not empty" in ended(at.state, "export", entry.id, "--to", str(to), "--oci").stderr
+    (entry.writing.upper / "pipe").unlink()
+    assert str(at.push(entry)) == named["digest"] == found["digest"]
+
+
+def test_export_as_a_layout_of_what_nobody_changed_is_the_base(at: Outboxing, pusher: Pusher, repository: str,
+                                                               target: str, tmp_path: Path) -> None:  # fmt: skip
+    pulled, base = at.pull(pusher.artifact(repository, files(a=b"a", b=b"b")), include="a")
+    entry = at.capture(target, {}, base=base)
+    found = document(at.state, "export", entry.id, "--to", str(tmp_path / "to"), "--oci")
+    assert found["digest"] == str(pulled.artifact)
+    assert read_layout(tmp_path / "to") == {"a": b"a", "b": b"b"}  # what the volume did not show is fetched
 
 
 def test_drop_wants_yes_and_takes_all(at: Outboxing, stuck: OutboxEntry) -> None:

@@ -14,7 +14,7 @@ from csi_oras.pack.merge import Carried, Merged, merge
 from csi_oras.pack.survey import Volume
 from csi_oras.pack.walk import WalkLimits, given, written
 
-_NO_LIMITS = WalkLimits(entries=1 << 62, size=1 << 62)
+NO_LIMITS = WalkLimits(entries=1 << 62, size=1 << 62)
 _BLOCK_BYTES = 1 << 20
 
 
@@ -29,11 +29,8 @@ def export(opened: Volume, directory: Path) -> Merged:
     """
     everything = Selection()
     base = () if opened.tree is None else given(opened.tree, frozenset(), opened.subject)
-    merged = merge(base, written(opened.upper, everything, _NO_LIMITS, opened.subject), everything)
-    with _writing(directory):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise InvalidRequestError(f"directory {directory}", "is not empty", "name a new one")
+    merged = merge(base, written(opened.upper, everything, NO_LIMITS, opened.subject), everything)
+    with new_directory(directory):
         for name, found in sorted(merged.entries.items(), key=lambda entry: isinstance(entry[1], Link)):
             _copy(opened, name, found, directory)
     return merged
@@ -54,8 +51,16 @@ def _copy(opened: Volume, name: Name, found: Carried, directory: Path) -> None:
 
 
 @contextmanager
-def _writing(directory: Path) -> Iterator[None]:
+def new_directory(directory: Path) -> Iterator[None]:
+    """Write into a directory in a with statement; it is made, or has to be empty.
+
+    Raises:
+        InvalidRequestError: it is not empty, or cannot be written.
+    """
     try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise InvalidRequestError(f"directory {directory}", "is not empty", "name a new one")
         yield
     except OSError as error:
         cause = f"cannot be written ({error.strerror})"

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from csi_oras.errors import PushRefusedError, UnsupportedContentError
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.reference import Reference
 from csi_oras.oci.selection import Selection
@@ -37,6 +39,8 @@ from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.access import Access
 from csi_oras.transfer.bases import Bases, FoundBase, Hold
 from csi_oras.transfer.compose import Composed, Composer
+from csi_oras.transfer.export import NO_LIMITS, new_directory
+from csi_oras.transfer.image_layout import write_layout
 from csi_oras.transfer.push import NewManifest, Pusher, in_repository
 
 MOST_FILES = 1000
@@ -44,6 +48,7 @@ MOST_FILES = 1000
 _MOST_NAMED = 5
 _DIGITS = 12
 _LONGEST_TAG = 128
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,15 @@ class WrittenBack:
     reference: Reference
     sent: int
     is_second: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedLayout:
+    """What an export made: the artifact, the tag that it has in the layout, and what was left out."""
+
+    digest: Digest
+    tag: str
+    left: tuple[Uncarriable, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +113,25 @@ class VolumePusher:
         """
         volume = writing.volume()
         credential = credentials.from_text(writing.credential())
-        with self._ready(writing, volume) as ready:
+        with self._ready(writing, volume, self._limits()) as ready:
+            if ready.found.uncarriable:
+                raise _uncarriable(volume, ready.found.uncarriable)
             action = partial(self._push, ready)
             return self._access.use(volume.reference.repository, Found(credential=credential), action)
+
+    def export(self, writing: Writing, directory: Path) -> ExportedLayout:
+        """Write what would be pushed of a captured volume as an OCI layout, whatever the limits.
+
+        What cannot be carried is left out.
+
+        Raises:
+            InvalidRequestError: the directory is not empty, or cannot be written.
+            UnobtainableError, UnacceptableError: the volume cannot be read.
+        """
+        volume = writing.volume()
+        with self._ready(writing, volume, NO_LIMITS) as ready, new_directory(directory):
+            composed = self._with_base(ready, partial(self._laid_out, ready, directory))
+            return ExportedLayout(digest=composed.manifest.digest, tag=_tag(volume), left=ready.found.uncarriable)
 
     @contextmanager
     def opened(self, writing: Writing) -> Iterator[tuple[FoundBase | None, Volume]]:
@@ -119,12 +149,10 @@ class VolumePusher:
             yield base, opened
 
     @contextmanager
-    def _ready(self, writing: Writing, volume: WritableVolume) -> Iterator[_Ready]:
+    def _ready(self, writing: Writing, volume: WritableVolume, limits: WalkLimits) -> Iterator[_Ready]:
         with self.opened(writing) as (base, opened), staging(self._paths) as directory:
             selection = Selection(include=_globs(volume.include), exclude=_globs(volume.exclude))
-            found = survey(opened, selection, self._limits(), MOST_FILES)
-            if found.uncarriable:
-                raise _uncarriable(volume, found.uncarriable)
+            found = survey(opened, selection, limits, MOST_FILES)
             yield _Ready(volume=volume, base=base, opened=opened, found=found, directory=directory)
 
     def _base(self, volume: WritableVolume, credential: Credential | None, hold: Hold) -> FoundBase | None:
@@ -136,13 +164,26 @@ class VolumePusher:
     def _push(self, ready: _Ready, client: RepositoryClient) -> WrittenBack:
         pushes = client.pushes()
         pushes.tag_digest(_tag(ready.volume))  # who is not there need not be hashed for
+        return self._with_base(ready, partial(self._send, ready, pushes))
+
+    def _with_base(self, ready: _Ready, action: Callable[[RepositoryClient | None], _Result]) -> _Result:
+        """Do `action` with the base's repository, or with None where all blobs of the base are here."""
         base = ready.base
         if base is None or all(self._content.has(blob) for blob in (base.manifest.config, *base.manifest.layers)):
-            return self._send(ready, pushes, None)
-        brought = Found(credential=base.credential)
-        return self._access.use(base.repository, brought, lambda reading: self._send(ready, pushes, reading))
+            return action(None)
+        return self._access.use(base.repository, Found(credential=base.credential), action)
 
     def _send(self, ready: _Ready, pushes: PushClient, reading: RepositoryClient | None) -> WrittenBack:
+        composed = self._composed(ready, reading)
+        sent = self._pusher.push(pushes, composed.layers, composed.manifest, Progress()).sent
+        return self._tagged(ready.volume, pushes, composed, sent)
+
+    def _laid_out(self, ready: _Ready, directory: Path, reading: RepositoryClient | None) -> Composed:
+        composed = self._composed(ready, reading)
+        write_layout(composed, _tag(ready.volume), directory)
+        return composed
+
+    def _composed(self, ready: _Ready, reading: RepositoryClient | None) -> Composed:
         composer = Composer(
             volume=ready.volume,
             base=ready.base,
@@ -152,9 +193,7 @@ class VolumePusher:
         )
         for left in ready.directory.iterdir():  # with another credential it is done again
             left.unlink()
-        composed = composer.compose(ready.found)
-        sent = self._pusher.push(pushes, composed.layers, composed.manifest, Progress()).sent
-        return self._tagged(ready.volume, pushes, composed, sent)
+        return composer.compose(ready.found)
 
     def _base_source(self, reading: RepositoryClient | None, blob: Descriptor) -> Source:
         if reading and not self._content.has(blob):
