@@ -92,8 +92,9 @@ class SpaceMeter:
         with store_errors("store"):
             status = os.statvfs(self._paths.root)
         free = status.f_bavail * status.f_frsize
-        capacity = status.f_blocks * status.f_frsize
-        used, available = capacity - free, free - _MARGIN_BYTES
+        used = (status.f_blocks - status.f_bfree) * status.f_frsize
+        capacity = used + free  # as df has it: what is reserved for root is nobody's
+        available = free - _MARGIN_BYTES
         if limits.max_bytes:
             used = self.usage().total
             capacity, available = limits.max_bytes, min(available, limits.max_bytes - used)
