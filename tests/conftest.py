@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ _PEERS = pytest.StashKey[set[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell begins what runs in its background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start
     config.addinivalue_line("markers", "needs(*what): parts of the machine that a test cannot do without")
     config.addinivalue_line(
         "markers", "row(*ids): rows of the list of hostile servers and signatures that a test plays"
