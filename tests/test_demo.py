@@ -77,24 +77,24 @@ class Tour:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # what is read of a line must not be more, or nobody would see the rest
             env={**os.environ, "TMPDIR": str(directory), **environment},
         )
 
     def read_until(self, text: str) -> str:
         """Return what it says up to the line that holds `text`."""
-        lines = []
+        said = b""
         assert self.process.stdout
-        for line in self.process.stdout:
-            lines.append(line)
-            if text in line:
-                return "".join(lines)
-        raise AssertionError(f"the tour ended before {text!r}: {''.join(lines)} {self.end()}")
+        while line := self.process.stdout.readline():
+            said += line
+            if text.encode() in line:
+                return said.decode()
+        raise AssertionError(f"the tour ended before {text!r}: {said.decode()} {self.end()}")
 
     def end(self, typed: str = "") -> tuple[int, str, str]:
         """Wait for its end and return its exit code, and what it still says."""
-        out, err = self.process.communicate(typed, timeout=60)
-        return self.process.returncode, out, err
+        out, err = self.process.communicate(typed.encode(), timeout=60)
+        return self.process.returncode, out.decode(), err.decode()
 
     def __enter__(self) -> Self:
         return self
