@@ -213,6 +213,7 @@ class Application:
             self.metrics.store_bytes.labels("verified").set(usage.verified)
             self.metrics.store_bytes.labels("objects").set(usage.objects)
             self.metrics.store_bytes.labels("ingest").set(usage.unfinished)
+            self.metrics.store_bytes.labels("quarantine").set(usage.quarantined)
         self.metrics.store_artifacts.set(self.catalogue.count())
         self.metrics.published_volumes.labels("eager").set(self.records.published())
         wishes = self.wishes.count()

@@ -1,5 +1,6 @@
 """Collection through the driver: it makes room, never takes what a pod sees, and says no before the first byte."""
 
+import fcntl
 import gzip
 import json
 import os
@@ -280,3 +281,24 @@ def _touch(path: Path) -> Path | None:
     except OSError:
         return None
     return path
+
+
+def test_pull_that_waits_for_a_collection_holds_up_none_that_has_room(
+    collecting: Driver, pusher: Pusher, repository: str
+) -> None:
+    unused, large, small = (push(pusher, repository, name, mib) for name, mib in (("a", 16), ("b", 20), ("c", 1)))
+    collecting.publish(collecting.target(), reference=unused)
+    collecting.unpublish(collecting.target())
+    lock = os.open(collecting.state / "staging", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a command that collects for minutes
+        waiting, quick = collecting.target("waiting"), collecting.target("quick")
+        with refused(grpc.StatusCode.ABORTED, "pulling"):
+            collecting.publish(waiting, volume_id="waiting", timeout=5, reference=large)
+        collecting.publish(quick, volume_id="quick", reference=small, include="c")
+        assert (quick / "c").stat().st_size == _MIB
+    finally:
+        os.close(lock)
+    collecting.publish(waiting, volume_id="waiting", reference=large)
+    for target, volume_id in ((waiting, "waiting"), (quick, "quick")):
+        collecting.unpublish(target, volume_id=volume_id)

@@ -84,6 +84,14 @@ class Collector:
         self._database.reserve()  # before others take what was released
         self.make_room(_RECORD_BYTES, _RECORD_FILES)
 
+    def measure(self) -> Space:
+        """Return the space that there is, as it is.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        return self._space.measure()
+
     def make_room(self, size: int, files: int = 0) -> Space:
         """Return the space that there is, after giving back as much as is needed for `size` bytes and `files` more.
 

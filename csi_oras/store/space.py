@@ -66,7 +66,7 @@ class StoreUsage:
     verified: int
     objects: int
     unfinished: int
-    quarantined: int = 0
+    quarantined: int
 
     @property
     def total(self) -> int:
@@ -120,6 +120,7 @@ class SpaceMeter:
                 verified=sum(blobs),
                 objects=sum(_sizes(str(self._paths.objects))),
                 unfinished=sum(_sizes(str(self._paths.ingests))),
+                quarantined=sum(_sizes(str(self._paths.quarantine))),
             )
 
 

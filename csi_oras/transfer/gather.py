@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.oci.descriptor import Descriptor
@@ -21,7 +21,15 @@ from csi_oras.transfer.blobs import Asker, BlobFetcher
 _MARGIN_FILES = 64
 """What it keeps for directories, and for the files of SQLite."""
 
+_COLLECTIONS = 2
+"""How often room is made for a pull: others may be quicker to take it."""
 _Reservation = tuple[str, Sequence[Descriptor]]
+
+
+class _Lacking(NamedTuple):
+    size: int
+    files: int
+    error: NoSpaceError
 
 
 class Gatherer:
@@ -87,33 +95,51 @@ class Gatherer:
 
     @contextmanager
     def _reserved(self, reservation: _Reservation, subject: str) -> Iterator[None]:
-        """Keep room for what is absent beside what other pulls have still to write."""
-        with self._lock:
-            if reservation[1]:
-                self._check_room([*self._reservations, reservation], subject)
-            self._reservations.append(reservation)
+        """Keep room for what is absent beside what other pulls have still to write.
+
+        Room is made by whoever lacks it, and who has it waits for no collection.
+        """
+        lacking = self._admit(reservation, subject)
+        for _ in range(_COLLECTIONS):
+            if lacking:
+                self._collector.make_room(lacking.size, lacking.files)
+                lacking = self._admit(reservation, subject)
+        if lacking:
+            raise lacking.error
         try:
             yield
         finally:
             with self._lock:
                 self._reservations = [other for other in self._reservations if other is not reservation]
 
-    def _check_room(self, reservations: Sequence[_Reservation], subject: str) -> None:
+    def _admit(self, reservation: _Reservation, subject: str) -> _Lacking | None:
+        """Count a reservation in where there is room for it, or return what is lacking."""
+        with self._lock:
+            lacking = self._lacking([*self._reservations, reservation], subject) if reservation[1] else None
+            if lacking is None:
+                self._reservations.append(reservation)
+        return lacking
+
+    def _lacking(self, reservations: Sequence[_Reservation], subject: str) -> _Lacking | None:
+        """Return what `reservations` need together, if the store does not have it at the moment."""
         # a blob of two pulls from one repository is written once, from two repositories twice
         expected = {(source, blob.digest): blob for source, blobs in reservations for blob in blobs}
         missing = {key: blob for key, blob in expected.items() if not self._content.has(blob)}
         needed = sum(blob.size - self._content.begun(blob, source) for (source, _), blob in missing.items())
-        space = self._collector.make_room(needed, len(missing) + _MARGIN_FILES)
+        files, space = len(missing) + _MARGIN_FILES, self._collector.measure()
         if needed > space.available:
-            raise NoSpaceError(
+            error = NoSpaceError(
                 subject,
                 f"needs {human_size(needed)} with what other pulls need, "
                 f"the store has room for {human_size(max(space.available, 0))} without what is in use",
                 "make room on the node, raise store.maxBytes if it is set, or select less with include",
             )
-        if len(missing) + _MARGIN_FILES > space.files:
+        elif files > space.files:
             cause = f"needs {len(missing)} files, the store's file system has {space.files} inodes left"
-            raise NoSpaceError(subject, cause, "remove files on the node, or select less with include")
+            error = NoSpaceError(subject, cause, "remove files on the node, or select less with include")
+        else:
+            return None
+        return _Lacking(needed, files, error)
 
     def _fetch_all(
         self, asker: Asker, absent: Sequence[Descriptor], progress: Progress, layers: Mapping[Digest, str]
