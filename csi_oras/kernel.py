@@ -8,7 +8,7 @@ import ctypes
 import fcntl
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 AT_FDCWD = -100
@@ -23,6 +23,8 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+LONGEST_OPTION = 255
+"""Bytes of an option of a file system, as fsconfig(2) takes it."""
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_REMOUNT, MS_BIND, MS_PRIVATE = 0x20, 0x1000, 0x40000
 
@@ -158,11 +160,11 @@ def move_mount(source: int, directory: int, name: str) -> None:
     )  # fmt: skip
 
 
-def new_mount(filesystem: str, options: Mapping[str, str], attributes: int) -> int:
-    """Make a detached mount of a file system of its own; no option may have more than 255 bytes (Linux 5.2)."""
+def new_mount(filesystem: str, options: Iterable[tuple[str, str]], attributes: int) -> int:
+    """Make a detached mount of a file system of its own; no option may be longer than `LONGEST_OPTION` (Linux 5.2)."""
     context = _syscall(_FSOPEN, filesystem.encode(), ctypes.c_uint(_FSOPEN_CLOEXEC))
     try:
-        for key, value in options.items():
+        for key, value in options:
             _syscall(
                 _FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_SET_STRING), key.encode(),
                 os.fsencode(value), ctypes.c_int(0),

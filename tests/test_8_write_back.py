@@ -69,6 +69,21 @@ def test_what_a_pod_wrote_is_what_the_next_one_reads(node: Driver, pusher: Pushe
     assert Outside(node.state).rows("leases") == []
 
 
+def test_pod_that_is_not_root_writes_wherever_the_volume_has_a_directory(
+    node: Driver, pusher: Pusher, repository: str
+) -> None:
+    base = pusher.artifact(repository, [Layer(content=name.encode(), title=name) for name in ("a/b/old", "a/c", "d/e")])
+    out, target = f"{pusher.address}/{repository}/out:v1", node.target()
+    _write(node, target, reference=base, writeBackReference=out)
+    script = "echo new > a/b/new && rm a/c && echo again > a/c && mkdir d/f && echo deep > d/f/g"
+    user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
+    subprocess.run(["nsenter", f"--wd={target}", *user, "sh", "-c", script], check=True)
+    node.unpublish(target)
+    assert _read(node, out) == {
+        "a/b/old": b"a/b/old", "a/b/new": b"new\n", "a/c": b"again\n", "d/e": b"d/e", "d/f/g": b"deep\n"
+    }  # fmt: skip
+
+
 def test_three_steps_in_a_row_each_read_what_the_one_before_wrote(
     node: Driver, registry: Distribution, repository: str
 ) -> None:

@@ -6,6 +6,7 @@ Documentation/filesystems/overlayfs.rst).
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from csi_oras import kernel
@@ -16,19 +17,19 @@ _OPTIONS = {"redirect_dir": "off", "metacopy": "off", "index": "off", "xino": "o
 _MOST_STACKED = 100
 
 
-def attach(lower: Path, upper: Path, work: Path, target: Target, *, noexec: bool) -> None:
-    """Show `lower` at `target`, writable into `upper`, without set-id bits or devices, and without execution if asked.
+def attach(lower: Sequence[Path], upper: Path, work: Path, target: Target, *, noexec: bool) -> None:
+    """Show the directories `lower`, the topmost first, at `target`, writable into `upper`, without set-id bits.
 
     Raises:
         StoreBrokenError: the kernel refuses.
     """
-    options = {
-        "source": "csi-oras",
-        "lowerdir": _escaped(lower),
-        "upperdir": _escaped(upper),
-        "workdir": _escaped(work),
-        **_OPTIONS,
-    }
+    options = [
+        ("source", "csi-oras"),
+        *_lower(lower),
+        ("upperdir", _escaped(upper)),
+        ("workdir", _escaped(work)),
+        *_OPTIONS.items(),
+    ]
     attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | (kernel.MOUNT_ATTR_NOEXEC if noexec else 0)
     try:
         detached = kernel.new_mount("overlay", options, attributes)
@@ -41,7 +42,8 @@ def attach(lower: Path, upper: Path, work: Path, target: Target, *, noexec: bool
         raise StoreBrokenError(
             f"target {printable(target.path, 300)}",
             f"the kernel refuses the overlay ({error.strerror})",
-            "writable volumes need Linux 5.12, and a state directory of a short path on ext4, xfs or btrfs",
+            "writable volumes need Linux 5.12, and a state directory of a short path (40 bytes before Linux 6.8) "
+            "on ext4, xfs or btrfs",
         ) from error
 
 
@@ -62,6 +64,13 @@ def detach(target: Target) -> None:
                 f"is still written to, or cannot be unmounted ({error.strerror})",
                 "it is tried again",
             ) from error
+
+
+def _lower(layers: Sequence[Path]) -> list[tuple[str, str]]:
+    together = ":".join(map(_escaped, layers))
+    if len(os.fsencode(together)) <= kernel.LONGEST_OPTION:
+        return [("lowerdir", together)]
+    return [("lowerdir+", str(layer)) for layer in layers]  # Linux 6.8; not escaped there
 
 
 def _escaped(path: Path) -> str:

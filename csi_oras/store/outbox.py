@@ -8,29 +8,23 @@ descriptors, whatever their depth.
 import fcntl
 import json
 import os
-import secrets
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
-from pathlib import Path
 from typing import Any, Self
 
 from csi_oras import kernel
 from csi_oras.errors import VolumeBusyError, VolumeNotFoundError, printable
 from csi_oras.store.paths import fsync_directory, store_errors
 from csi_oras.store.writable import WritableVolumes, Writing
-from csi_oras.telemetry.logs import logger
 
 _STATE = "state.json"
 _LARGEST_STATE = 64 << 10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV | kernel.RESOLVE_NO_MAGICLINKS
-_AT_ONCE = 1000
-"""Names of a directory that are held while it is emptied."""
 
 
 class EntryState(StrEnum):
@@ -182,7 +176,7 @@ class OutboxEntry:
         with store_errors(f"outbox entry {self.id}"):
             self.writing.directory.rename(leaving)
             fsync_directory(leaving.parent)
-        _remove(leaving)
+        Writing(leaving).remove()
 
 
 class OutboxEntries:
@@ -216,7 +210,7 @@ class OutboxEntries:
             descriptor = os.open(directory, _DIRECTORY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(directory)
+                Writing(directory).remove()
             except BlockingIOError:  # it is being removed
                 continue
             finally:
@@ -248,51 +242,3 @@ def _sizes(root: int) -> Iterator[int]:
                         yield status.st_size
         finally:
             os.close(here)
-
-
-def _remove(directory: Path) -> None:
-    """Remove a directory with all that is in it, however deep, in bounded memory."""
-    try:
-        with suppress(FileNotFoundError):
-            (directory / "credential.json").unlink()
-        root = os.open(directory, _DIRECTORY)
-        try:
-            _empty(root)
-        finally:
-            os.close(root)
-        directory.rmdir()
-    except OSError as error:
-        logger.warning("something stays of a removed outbox entry", entry=directory.name, cause=error.strerror)
-
-
-def _empty(root: int) -> None:
-    """Empty a directory: what is in the directories of it comes up to it, so that nothing is ever deep."""
-    while True:
-        with os.scandir(root) as entries:
-            names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(entries, _AT_ONCE)]
-        if not names:
-            return
-        for name, is_directory in names:
-            if is_directory:
-                _raise_content(name, root)
-                os.rmdir(name, dir_fd=root)
-            else:
-                os.unlink(name, dir_fd=root)
-
-
-def _raise_content(name: str, root: int) -> None:
-    """Move the directories in a directory up to the root, under names of our own, and remove all else in it."""
-    here = os.open(name, _DIRECTORY, dir_fd=root)
-    try:
-        while True:
-            with os.scandir(here) as entries:
-                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(entries, _AT_ONCE)]
-            if not found:
-                return
-            for inner, is_directory in found:
-                if is_directory:
-                    os.rename(inner, secrets.token_hex(16), src_dir_fd=here, dst_dir_fd=root)
-                else:
-                    os.unlink(inner, dir_fd=here)
-    finally:
-        os.close(here)

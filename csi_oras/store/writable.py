@@ -8,7 +8,6 @@ whatever becomes of the database or of the node.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,13 +23,13 @@ from csi_oras.oci.name import Name
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
 from csi_oras.oci.selection import Selection
+from csi_oras.store.erase import erase
 from csi_oras.store.paths import StatePaths, fsync_directory, store_errors
+from csi_oras.store.skeleton import MODE, lay_skeleton
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.secrets import Secret
 
 _DOCUMENT, _CREDENTIAL = "volume.json", "credential.json"
-_UPPER_MODE = 0o777
-"""As an emptyDir: whoever the pod runs as may write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +166,9 @@ class Writing:
         return self.directory / "work"
 
     @property
-    def empty(self) -> Path:
-        """What is below it where there is no base."""
-        return self.directory / "empty"
+    def skeleton(self) -> Path:
+        """The directories of what is below it; nothing where it starts empty."""
+        return self.directory / "skeleton"
 
     def volume(self) -> WritableVolume:
         """Return what is known of the volume.
@@ -198,7 +197,7 @@ class Writing:
         """Remove all of it, the credential first."""
         with suppress(FileNotFoundError):
             (self.directory / _CREDENTIAL).unlink()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        erase(self.directory)
 
 
 class WritableVolumes:
@@ -211,8 +210,8 @@ class WritableVolumes:
             for directory in (self._live, self._outbox):
                 directory.mkdir(mode=0o700, exist_ok=True)
 
-    def make(self, volume: WritableVolume, credential: Secret) -> Writing:
-        """Make the directory of a volume, or return the one that a publish before this one has made.
+    def make(self, volume: WritableVolume, credential: Secret, tree: Path | None = None) -> Writing:
+        """Make the directory of a volume above `tree`, or return the one that a publish before this one has made.
 
         Raises:
             NoSpaceError: the disk is full.
@@ -224,9 +223,11 @@ class WritableVolumes:
                 return writing
             writing.remove()  # what a crash has left of making it: nothing was written to it
             writing.directory.mkdir(mode=0o700)
-            for directory in (writing.upper, writing.work, writing.empty):
+            for directory in (writing.upper, writing.work, writing.skeleton):
                 directory.mkdir()
-            writing.upper.chmod(_UPPER_MODE)
+            writing.upper.chmod(MODE)
+            if tree:
+                lay_skeleton(tree, writing.skeleton)
             _write(writing.directory / _CREDENTIAL, credential.reveal())
             _write(writing.directory / _DOCUMENT, json.dumps(volume.to_json(), indent=2))
             fsync_directory(writing.directory)

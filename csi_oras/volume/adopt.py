@@ -19,7 +19,7 @@ _DELETED = "//deleted"
 _TREE = re.compile(r"/(trees|quarantine)/((?:tree-sha256-)?([0-9a-f]{64})(?:-[0-9a-f]{16})?)(?:/.+)?", re.DOTALL)
 
 _UPPER = re.compile(r"\bupperdir=[^=]*/volumes/([0-9a-f]{32})/upper(?:,|$)")
-_LOWER = re.compile(r"\blowerdir=[^=]*/trees/([0-9a-f]{64})(?:,|$)")
+_LOWER = re.compile(r"\blowerdir\+?=[^=]*/trees/([0-9a-f]{64})(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,10 +138,11 @@ class WriteBack:
             logger.warning("a volume begins anew, what was written before is pushed", volume_id=request.volume_id)
             self.capture(request.volume_id, request.target)
             before = None
-        writing = self._volumes.make(volume, prepared.credential)
-        lower = artifact.path if artifact else writing.empty
+        trees = [artifact.path] if artifact else []
+        writing = self._volumes.make(volume, prepared.credential, *trees)
+        lower, noexec = [writing.skeleton, *trees], request.attributes.noexec
         try:
-            overlay.attach(lower, writing.upper, writing.work, target, noexec=request.attributes.noexec)
+            overlay.attach(lower, writing.upper, writing.work, target, noexec=noexec)
         except BaseException:
             if before is None:
                 writing.remove()
