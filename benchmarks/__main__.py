@@ -22,12 +22,22 @@ from benchmarks.figures import Row
 from benchmarks.growth import growth
 from benchmarks.herd import herd
 from benchmarks.memory import memory, unpack_memory
+from benchmarks.pod_end import pod_end, pod_end_hang, push_memory
 from benchmarks.restart import restart
 from benchmarks.resume import resume
 from benchmarks.scale import SMALL, Scale
 from benchmarks.unpack import unpack_directory, unpack_image
 from benchmarks.warm import warm_publish
 from benchmarks.workbench import Workbench, workbench
+from benchmarks.write_back import (
+    again_blob,
+    again_files,
+    again_many,
+    again_spread,
+    push_blob,
+    push_files,
+    push_many,
+)
 
 ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "one-blob": one_blob,
@@ -50,10 +60,24 @@ ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "growth": growth,
     "restart": restart,
     "collection": collection,
+    "push-blob": push_blob,
+    "push-files": push_files,
+    "push-many": push_many,
+    "again-blob": again_blob,
+    "again-files": again_files,
+    "again-many": again_many,
+    "again-spread": again_spread,
+    "pod-end": pod_end,
+    "pod-end-hang": pod_end_hang,
+    "push-memory": push_memory,
 }
 GROUPS = {
     "store": (
         "growth", "restart", "collection", "versions-files", "versions-directory", "versions-image", "versions-layers",
+    ),
+    "write-back": (
+        "push-blob", "push-files", "push-many", "again-blob", "again-files", "again-many", "again-spread",
+        "pod-end", "pod-end-hang", "push-memory",
     ),
 }  # fmt: skip
 """Rows that belong together, in the order in which they share what they need."""

@@ -60,23 +60,33 @@ def _timed(contender: Contender, place: Path) -> float:
         return math.inf
 
 
-def process(*command: str, least: int) -> Callable[[Path], float]:
+def process(*words: str, least: int) -> Callable[[Path], float]:
     """Run a command, `{}` in it being the fresh directory, that must leave at least so many bytes there."""
 
     def run(place: Path) -> float:
         environment = {**os.environ, "HOME": str(place), "TMPDIR": str(place)}
         started = time.monotonic()
-        _run([part.replace("{}", str(place)) for part in command], environment)
+        command([part.replace("{}", str(place)) for part in words], environment, Path.cwd())
         took = time.monotonic() - started
-        check(place, least, command[0])
+        check(place, least, words[0])
         return took
 
     return run
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
+def command(words: Sequence[str], environment: Mapping[str, str], directory: Path) -> None:
+    """Run a command in a directory, to its end.
+
+    Raises:
+        RuntimeError: it failed; what it has said.
+    """
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        cwd=directory,
     ) as peer:
         try:
             output, _ = peer.communicate()
@@ -85,7 +95,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
                 peer.kill()
             raise
     if peer.returncode:
-        raise RuntimeError(f"{command[0]} failed: {output.decode(errors='replace')[-1000:]}")
+        raise RuntimeError(f"{words[0]} failed: {output.decode(errors='replace')[-1000:]}")
 
 
 def check(place: Path, least: int, who: str) -> None:

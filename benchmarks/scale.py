@@ -26,6 +26,11 @@ class Scale:
     grown_calls: int = 1000
     link_rate: int = 100_000_000
     reset_every: int = 100
+    written_bytes: int = 1 << 30
+    written_few: int = 1000
+    written_files: int = 10_000
+    written_file_bytes: int = 4 << 10
+    hang_seconds: float = 120
 
 
 SMALL = Scale(
@@ -48,4 +53,9 @@ SMALL = Scale(
     grown_calls=5,
     link_rate=20_000_000,
     reset_every=10,
+    written_bytes=20 << 20,
+    written_few=20,
+    written_files=200,
+    written_file_bytes=1 << 10,
+    hang_seconds=5,
 )

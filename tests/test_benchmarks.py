@@ -194,6 +194,9 @@ _PARTS = {
     "unpack": ["unpack-image", "unpack-directory", "unpack-memory"],
     "versions": ["versions-files", "versions-directory", "versions-image", "versions-layers"],
     "growth": ["growth", "restart", "collection"],
+    "push": ["push-blob", "push-files", "push-many"],
+    "again": ["again-blob", "again-files", "again-many", "again-spread"],
+    "pod-end": ["pod-end", "pod-end-hang", "push-memory"],
 }
 
 
