@@ -104,20 +104,45 @@ def test_unchanged_files_of_the_base_are_mounted_and_not_sent(at: Outboxing, fak
 
 
 def test_unchanged_volume_tags_the_manifest_of_its_base(at: Outboxing, fake: FakeRegistry, target: str) -> None:
-    _, base = at.pull(fake.artifact("t/base", files(a=b"1", b=b"2")), include="a")
+    _, base = at.pull(fake.artifact("t/base", files(a=b"1", b=b"2")))
     digest = at.push(at.capture(target, {}, base=base))
     assert digest == base.artifact
     assert fake.manifests["t/out"]["v1"] == fake.manifests["t/base"]["v1"]
     assert fake.blobs["t/out"].keys() >= {sha256(b"1"), sha256(b"2"), sha256(b"{}")}
 
 
+@pytest.mark.parametrize(
+    ("selected", "expected"),
+    [({"include": "d/*"}, {"d/b": b"2"}), ({"path": "d"}, {"b": b"2"}), ({"mediaTypes": "x/y"}, {"c": b"3"})],
+    ids=lambda case: next(iter(case)),
+)
+def test_unchanged_volume_that_showed_only_a_part_pushes_that_part(
+    at: Outboxing, fake: FakeRegistry, target: str, selected: dict[str, str], expected: dict[str, bytes]
+) -> None:
+    layers = [*files(a=b"1"), Layer(content=b"2", title="d/b"), Layer(content=b"3", title="c", media_type="x/y")]
+    _, base = at.pull(fake.artifact("t/base", layers), **selected)
+    at.push(at.capture(target, {}, base=base))
+    assert titles(fake) == expected
+
+
 def test_unchanged_volume_takes_what_it_never_showed_from_the_registry_of_its_base(
     at: Outboxing, fake: FakeRegistry, target: str
 ) -> None:
     with FakeRegistry() as other:
-        _, base = at.pull(other.artifact("t/base", files(a=b"1", b=b"2")), include="a")
+        config = Layer(content=b"of somebody's tool", media_type="application/x.config")
+        other.blob("t/base", config.content)
+        _, base = at.pull(other.artifact("t/base", files(a=b"1"), config=config))
         assert at.push(at.capture(target, {}, base=base)) == base.artifact
-    assert titles(fake) == {"a": b"1", "b": b"2"}
+    assert titles(fake) == {"a": b"1"}
+    assert sha256(config.content) in fake.blobs["t/out"]
+
+
+def test_renamed_file_of_the_base_is_mounted_and_not_sent(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    large = os.urandom(1 << 20)
+    _, base = at.pull(fake.artifact("t/base", files(large=large)))
+    at.push(at.capture(target, {"large": None, "renamed": large}, base=base))
+    assert titles(fake) == {"renamed": large}
+    assert not [request for request in fake.seen(UPLOADS) if request.body == large]
 
 
 def test_collection_leaves_the_base_of_what_waits(at: Outboxing, fake: FakeRegistry, target: str) -> None:

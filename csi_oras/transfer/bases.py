@@ -4,18 +4,21 @@ Nothing is asked of a registry for what the store still has: the volume has show
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from csi_oras.artifact import planner
 from csi_oras.artifact.kind import Artifact
 from csi_oras.artifact.kinds import kind_of
-from csi_oras.errors import StoreBrokenError
+from csi_oras.errors import CsiOrasError, StoreBrokenError
 from csi_oras.oci import manifest as manifests
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.manifest import Manifest
 from csi_oras.oci.plan import Plan
-from csi_oras.oci.reference import Repository
+from csi_oras.oci.reference import Reference, Repository
+from csi_oras.oci.selection import Selection
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.content import ContentStore
 from csi_oras.store.trees import TreeStore
@@ -28,7 +31,7 @@ Hold = Callable[[Iterable[Digest]], None]
 """Holds exactly these in the store from now on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FoundBase:
     """A base, the bytes of its manifest, and the tree that shows it; `credential` reads it, if anything has to be."""
 
@@ -52,6 +55,18 @@ class FoundBase:
     def plan(self) -> Plan:
         """What of it the volume shows."""
         return self.planned.plan
+
+    @cached_property
+    def digests(self) -> frozenset[Digest]:
+        """What its layers are."""
+        return frozenset(layer.digest for layer in self.manifest.layers)
+
+    def is_shown_by(self, reference: Reference) -> bool:
+        """Say whether a volume of its manifest as `reference`, of which nothing is selected, shows just the same."""
+        artifact = replace(self.planned.artifact, reference=reference)
+        with suppress(CsiOrasError):
+            return planner.plan(artifact, self.planned.kind, Selection()).digest == self.plan.digest
+        return False
 
 
 class Bases:

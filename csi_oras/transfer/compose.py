@@ -26,6 +26,7 @@ from csi_oras.transfer.bases import FoundBase
 from csi_oras.transfer.push import NewManifest, PushedLayer, manifest_of
 
 _EMPTY = b"{}"
+_EMPTY_DIGEST = Digest.of(_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +51,13 @@ class Composer:
     base_source: Callable[[Descriptor], Source]
 
     def compose(self, found: Survey) -> Composed:
-        """Return what a volume becomes: its base as it is, where nothing changed.
+        """Return what a volume becomes: its base as it is, where nothing changed and that reads the same.
 
         Raises:
             ContentChangedError: somebody still writes to it.
             NoSpaceError, StoreBrokenError: it cannot be read, or packed.
         """
-        if self.base and not found.is_changed:
+        if self.base and not found.is_changed and self.base.is_shown_by(self.volume.reference):
             return self._unchanged(self.base)
         layers = [self._layer(number, layer) for number, layer in enumerate(found.layers)]
         blobs = [layer.blob for layer in layers]
@@ -76,7 +77,9 @@ class Composer:
         return Composed(layers=tuple(self._of_base(base, blob) for blob in base.manifest.layers), manifest=manifest)
 
     def _of_base(self, base: FoundBase, blob: Descriptor) -> PushedLayer:
-        return PushedLayer(blob=blob, source=self.base_source(blob), mount_from=base.repository)
+        is_empty = blob.digest == _EMPTY_DIGEST  # which volumes need not, and pulls do not fetch
+        source = in_memory(_EMPTY) if is_empty else self.base_source(blob)
+        return PushedLayer(blob=blob, source=source, mount_from=base.repository)
 
     def _layer(self, number: int, layer: LayerPlan) -> PushedLayer:
         if isinstance(layer, WholeFile):
@@ -108,10 +111,9 @@ class Composer:
             size=layer.file.size,
             annotations=MappingProxyType(layer.annotations),
         )
-        is_same = layer.before is not None and layer.before.digest == digest
-        if layer.before and is_same and _reads_as(layer.before, layer):
+        if layer.before and layer.before.digest == digest and _reads_as(layer.before, layer):
             blob = self._titled(layer.before)
-        mount_from = self.base.repository if self.base and is_same else None
+        mount_from = self.base.repository if self.base and digest in self.base.digests else None  # by whatever name
         return PushedLayer(blob=blob, source=self._in_volume(layer), mount_from=mount_from)
 
     def _in_volume(self, layer: WholeFile) -> Source:
