@@ -10,7 +10,6 @@ from pathlib import Path
 import csi_oras
 from csi_oras import config
 from csi_oras.errors import StoreBrokenError
-from csi_oras.oci.glob import Glob
 from csi_oras.oci.platform import Platform
 from csi_oras.pack.walk import WalkLimits
 from csi_oras.policy.access import RepositoryRules
@@ -290,8 +289,7 @@ def rules(policy: config.Policy) -> RepositoryRules:
 def write_back_rules(policy: config.Policy) -> WriteBackRules:
     """Return who may push where by `policy`."""
     allow = tuple(
-        WriteBackRule(namespaces=tuple(map(Glob.parse, rule.namespaces)), references=rule.references)
-        for rule in policy.write_back.allow
+        WriteBackRule(namespaces=rule.namespaces, references=rule.references) for rule in policy.write_back.allow
     )
     return WriteBackRules(enabled=policy.write_back.enabled, allow=allow)
 

@@ -120,7 +120,7 @@ def test_unchanged_volume_that_showed_only_a_part_pushes_that_part(
     at: Outboxing, fake: FakeRegistry, target: str, selected: dict[str, str], expected: dict[str, bytes]
 ) -> None:
     layers = [*files(a=b"1"), Layer(content=b"2", title="d/b"), Layer(content=b"3", title="c", media_type="x/y")]
-    _, base = at.pull(fake.artifact("t/base", layers), **selected)
+    _, base = at.pull(fake.artifact("t/base", layers), None, **selected)
     at.push(at.capture(target, {}, base=base))
     assert titles(fake) == expected
 

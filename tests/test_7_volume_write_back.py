@@ -31,7 +31,7 @@ from tests.support.outside import contents
 from tests.support.private_registry import PASSWORD, SECRET, USER, private_registry
 
 pytestmark = pytest.mark.needs("root", "registry")
-_RULE = config.policy.WriteBackRule(namespaces=("default",), references=(Glob.parse("**"),))
+_RULE = config.policy.WriteBackRule(namespaces=(Glob.parse("default"),), references=(Glob.parse("**"),))
 _POLICY = replace(config.load(None), write_back=config.policy.WriteBackPolicy(enabled=True, allow=(_RULE,)))
 
 

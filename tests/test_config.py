@@ -95,7 +95,7 @@ def test_every_key_is_taken_over() -> None:
     assert (policy.limits.artifact_bytes, policy.limits.manifest_bytes, policy.limits.layers) == (1 << 40, 5000, 6)
     assert (policy.store.max_bytes, policy.store.min_age, policy.store.fs_verity) == (10**9, 5405, "off")
     assert [(str(p.wish), p.every) for p in policy.prefetch] == [("ghcr.io/x:v*", 900), ("ghcr.io/y:latest", 900)]
-    assert policy.write_back.allow[0].namespaces == ("a",)
+    assert policy.write_back.allow[0].namespaces == (Glob.parse("a"),)
     assert policy.lazy == replace(policy.lazy, enabled=False, require_index=True)
 
 
@@ -172,6 +172,15 @@ MISTAKES = [
     ("registries:\n  allow:\n    - a\n    - {b: c}\n", 4, "registries.allow: is not a text"),
     ("registries:\n  allow:\n    - a\n    - null\n", 4, "is null"),
     ("credentials:\n  providers:\n    binDir: null\n", 3, "credentials.providers.binDir: is null"),
+    ("writeBack:\n  allow:\n  - namespaces: [team-*]\n", 3, 'writeBack.allow: key "references" is missing'),
+    (
+        "writeBack:\n  allow:\n  - references: []\n    namespaces:\n    - team-?\n    - Team\n",
+        6,
+        'writeBack.allow.namespaces: "Team" is no namespace',
+    ),
+    ("writeBack:\n  allow: [{references: [], namespaces: [a/b]}]\n", 2, '"a/b" is no namespace'),
+    ("writeBack:\n  allow: [{references: [], namespaces: ['']}]\n", 2, '"" is no namespace'),
+    ("writeBack:\n  allow: [{references: [], namespaces: [%s]}]\n" % ("a" * 64), 2, "is no namespace"),
     ("prefetch:\n  - every: 5m\n", 2, 'prefetch: key "reference" is missing'),
     ("prefetch:\n  - reference: a\n    when: 5m\n", 3, 'prefetch: key "when" is not known'),
     ("prefetch:\n  - every: 5m\n    reference: 'ghcr.io/*:v1'\n", 3, "not in its tag alone"),

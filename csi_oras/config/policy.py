@@ -25,6 +25,7 @@ from csi_oras.config.reader import (
     read_document,
     read_duration,
     read_glob,
+    read_namespaces,
     read_size,
     read_text,
     read_wish,
@@ -131,7 +132,7 @@ class VerificationPolicy:
 class WriteBackRule:
     """Which namespaces may push where."""
 
-    namespaces: tuple[str, ...] = needed("namespaces", list_of(read_text))
+    namespaces: tuple[Glob, ...] = needed("namespaces", list_of(read_namespaces))
     references: tuple[Glob, ...] = needed("references", list_of(read_glob))
 
 

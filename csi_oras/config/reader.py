@@ -19,6 +19,7 @@ _SIZE = re.compile(r"(\d{1,15})(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 _DURATION = re.compile(r"(?=\d)(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?", re.ASCII)
 
+_NAMESPACES = re.compile(r"[a-z0-9*?-]{1,63}", re.ASCII)
 _NULL = "tag:yaml.org,2002:null"
 
 _Section = TypeVar("_Section")
@@ -128,6 +129,16 @@ def read_text(node: yaml.Node) -> str:
 def read_glob(node: yaml.Node) -> Glob:
     """Read a glob."""
     return Glob.parse(read_text(node))
+
+
+def read_namespaces(node: yaml.Node) -> Glob:
+    """Read a glob over namespaces, which are DNS labels: what no namespace is called would never match."""
+    text = read_text(node)
+    if not _NAMESPACES.fullmatch(text):
+        raise WrongValueError(
+            node, f'"{printable(text, 80)}" is no namespace, nor a glob over namespaces such as team-*'
+        )
+    return Glob.parse(text)
 
 
 def read_wish(node: yaml.Node) -> Wish:
