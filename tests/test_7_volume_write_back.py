@@ -15,6 +15,7 @@ from csi_oras.errors import (
     AccessDeniedError,
     InvalidRequestError,
     UnauthenticatedError,
+    UnsupportedContentError,
     VolumeBusyError,
     VolumeConflictError,
 )
@@ -26,9 +27,11 @@ from csi_oras.store.writable import WritableVolume
 from csi_oras.telemetry.secrets import Secret
 from csi_oras.volume.adopt import shown_plans, shown_quarantined
 from tests.support.artifacts import Layer, Pusher, files, manifest, sha256
+from tests.support.kinds_archives import image
 from tests.support.node import Node
 from tests.support.outside import contents
 from tests.support.private_registry import PASSWORD, SECRET, USER, private_registry
+from tests.support.tars import tar
 
 pytestmark = pytest.mark.needs("root", "registry")
 _RULE = config.policy.WriteBackRule(namespaces=(Glob.parse("default"),), references=(Glob.parse("**"),))
@@ -152,6 +155,19 @@ def test_single_file_cannot_be_written_back(node: Node, base: str, out: str) -> 
     with pytest.raises(InvalidRequestError, match="single file"):
         node.publish(node.writing(reference=base, path="kept", writeBackReference=out))
     assert (node.known(), node.mounted(), list(node.write_back.live())) == ([], [], [])
+
+
+def test_base_with_a_name_that_no_artifact_can_carry_is_refused_unless_it_is_left_out(
+    node: Node, pusher: Pusher, repository: str, out: str
+) -> None:
+    root = [{"name": "var/lib/dpkg/info/libc6:amd64.list"}, {"name": "app/x"}]
+    base = image([tar(root)]).push(pusher, repository)
+    with pytest.raises(UnsupportedContentError, match=r"libc6:amd64\.list.*a colon") as refusal:
+        node.publish(node.writing(reference=base, writeBackReference=out))
+    assert refusal.value.message.endswith("leave it out with exclude, or name a directory as path")
+    for number, part in enumerate(({"exclude": "var"}, {"path": "app"})):
+        target = node.publish(node.writing(f"part-{number}", None, reference=base, writeBackReference=out, **part))
+        assert "x" in {path.name for path in target.rglob("*")}
 
 
 def test_volume_that_somebody_still_writes_to_stays(node: Node, out: str) -> None:

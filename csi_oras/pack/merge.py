@@ -75,6 +75,12 @@ def merge(base: Iterable[Change], written: Iterable[Change], selection: Selectio
     )
 
 
+def first_uncarriable(base: Iterable[Change]) -> Uncarriable | None:
+    """Return something of a base that no artifact could carry on, or None: what a tree shows of an image, above all."""
+    special = ((path, found) for path, found in base if isinstance(found, Special))
+    return next((Uncarriable(name=_shown(path), reason=found.reason) for path, found in special), None)
+
+
 class _Tree:
     """The names of a volume in the making."""
 

@@ -3,6 +3,7 @@
 Nothing is asked of a registry for what the store still has: the volume has shown it to its pod.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,19 +13,21 @@ from pathlib import Path
 from csi_oras.artifact import planner
 from csi_oras.artifact.kind import Artifact
 from csi_oras.artifact.kinds import kind_of
-from csi_oras.errors import CsiOrasError, StoreBrokenError
+from csi_oras.errors import CsiOrasError, StoreBrokenError, UnsupportedContentError
 from csi_oras.oci import manifest as manifests
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.manifest import Manifest
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.reference import Reference, Repository
 from csi_oras.oci.selection import Selection
+from csi_oras.pack.merge import first_uncarriable
+from csi_oras.pack.walk import given
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.content import ContentStore
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.writable import Base
 from csi_oras.transfer.pull import Puller
-from csi_oras.transfer.request import Planned, PullPolicy, PullRequest
+from csi_oras.transfer.request import Planned, PulledArtifact, PullPolicy, PullRequest
 from csi_oras.transfer.resolve import ManifestLimits
 
 Hold = Callable[[Iterable[Digest]], None]
@@ -67,6 +70,26 @@ class FoundBase:
         with suppress(CsiOrasError):
             return planner.plan(artifact, self.planned.kind, Selection()).digest == self.plan.digest
         return False
+
+
+def check_carriable(artifact: PulledArtifact) -> None:
+    """Let an artifact pass that can be pushed on with what will be written above it.
+
+    Raises:
+        UnsupportedContentError: it shows what no artifact can carry.
+    """
+    subject = str(artifact.reference)
+    try:
+        tree = os.open(artifact.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):  # it was collected, or is a single file: whoever mounts it will see
+        return
+    try:
+        found = first_uncarriable(given(tree, frozenset(), subject))
+    finally:
+        os.close(tree)
+    if found:
+        cause = f'holds "{found.name}", which {found.reason}: no artifact can carry that'
+        raise UnsupportedContentError(subject, cause, "leave it out with exclude, or name a directory as path")
 
 
 class Bases:
