@@ -3,10 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-from csi_oras.errors import HostileContentError, LimitExceededError, UnsupportedContentError, printable
+from csi_oras.errors import (
+    HostileContentError,
+    LimitExceededError,
+    UnacceptableError,
+    UnsupportedContentError,
+    printable,
+)
 from csi_oras.oci import document as json
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor, media_type
+from csi_oras.oci.digest import Digest
 from csi_oras.oci.platform import Platform
 
 
@@ -18,6 +25,8 @@ class Manifest:
     artifact_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    chunk_index: Digest | None = None
+    """What the manifest says its chunk index is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +102,17 @@ def _parse_manifest(document: dict[str, Any], kind: str, subject: str, most_laye
         artifact_type=declared or config.media_type,  # image-spec, manifest.md, Guidelines for Artifact Usage
         config=config,
         layers=_descriptors(document, "layers", subject, most_layers),
+        chunk_index=_chunk_index(document),
     )
+
+
+def _chunk_index(document: dict[str, Any]) -> Digest | None:
+    """Return the annotation; one that is wrong counts as none, for nobody has to have an index."""
+    annotations = document.get("annotations")
+    try:
+        return Digest.parse(annotations.get(media_types.CHUNK_INDEX_DIGEST) if isinstance(annotations, dict) else None)
+    except UnacceptableError:
+        return None
 
 
 def _descriptors(document: dict[str, Any], key: str, subject: str, most: int) -> tuple[Descriptor, ...]:
