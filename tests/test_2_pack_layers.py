@@ -86,11 +86,12 @@ def test_directory_that_is_not_only_files_is_packed(written: list[Change], expec
     [
         (5, ["file d/1", "file d/2", "file d/3", "file e/1", "file x"]),
         (4, ["packed d: d/1 d/2 d/3", "file e/1", "file x"]),
-        (1, ["packed d: d/1 d/2 d/3", "packed e: e/1", "file x"]),
-        (0, ["packed .: x", "packed d: d/1 d/2 d/3", "packed e: e/1"]),
+        (3, ["packed d: d/1 d/2 d/3", "file e/1", "file x"]),
+        (2, ["packed .: d/1 d/2 d/3 e/1 x"]),
+        (0, ["packed .: d/1 d/2 d/3 e/1 x"]),
     ],
 )
-def test_directories_of_many_files_are_packed_the_fullest_first_and_the_root_last(
+def test_directories_are_packed_where_files_are_too_many_and_all_in_one_where_directories_are(
     most: int, expected: list[str]
 ) -> None:
     written = [at(name, a_file(UPPER)) for name in ("x", "e/1", "d/1", "d/2", "d/3")]
@@ -98,6 +99,17 @@ def test_directories_of_many_files_are_packed_the_fullest_first_and_the_root_las
     assert told(layers([], [], [*written, at("large", a_file(UPPER, LARGE_BYTES))], most)) == sorted(
         [*expected, "file large"], key=lambda line: line.split()[1].rstrip(":")
     )
+
+
+def test_ten_thousand_directories_of_a_file_each_are_one_layer() -> None:
+    written = [at(f"d{number}/x", a_file(UPPER)) for number in range(10_000)]
+    (packed_root,) = layers([], [], written)
+    assert isinstance(packed_root, PackedDirectory)
+    assert len(packed_root.members) == 10_000
+    tree = [at(f"d{number}/x", a_file(BASE)) for number in range(10_000)]
+    (again,) = layers([packed(".")], tree, [at("d0/x", a_file(UPPER))])
+    assert isinstance(again, PackedDirectory)
+    assert again.title == "."
 
 
 def test_long_name_counts_for_more_than_one_file() -> None:
@@ -157,6 +169,15 @@ def test_directory_whose_files_are_deleted_is_packed_as_an_empty_one() -> None:
     assert told(layers(base, tree, [D, at("d/a", Whiteout())])) == ["reused .", "packed d: d"]
 
 
+def test_layers_of_the_base_take_the_room_of_new_ones_and_may_be_more_than_there_is_room_for() -> None:
+    tree = [at(name, a_file(BASE)) for name in ("a", "b", "d/1")]
+    base = [*files(a=b"1", b=b"2"), Layer(content=b"3", title="d/1")]
+    more = [D, at("d/2", a_file(UPPER)), at("d/3", a_file(UPPER))]
+    assert told(layers(base, tree, more, 5)) == ["reused a", "reused b", "reused d/1", "file d/2", "file d/3"]
+    assert told(layers(base, tree, more, 4)) == ["reused a", "reused b", "packed d: d/2 d/3", "reused d/1"]
+    assert told(layers(base, tree, [at("a", a_file(UPPER))], 1)) == ["file a", "reused b", "reused d/1"]
+
+
 # -- over a base of packed directories
 
 
@@ -173,12 +194,14 @@ PACKED = [packed("d"), *files(f=b"1")]
         ([D, at("d/a", a_file(UPPER))], ["packed d: d/a d/e", "reused f"]),
         ([D, at("d/a", a_file(UPPER, LARGE_BYTES))], ["packed d: d/e", "file d/a", "reused f"]),
         ([D, at("d/e", Whiteout())], ["packed d: d/a", "reused f"]),
+        ([D, at("d/a", a_file(UPPER)), at("d/e", Whiteout())], ["packed d: d/a", "reused f"]),
         ([D, at("d/l", a_link(UPPER, "a"))], ["packed d: d/a d/e d/l", "reused f"]),
         ([D, at("d/l", a_link(UPPER, "../f"))], ["packed .: d/l", "reused d", "reused f"]),
         ([at("d", Whiteout())], ["reused f"]),
         ([at("d", a_file(UPPER))], ["file d", "reused f"]),
     ],
-    ids=["nothing", "beside", "added", "changed", "and large", "deleted", "link added", "link out", "gone", "file"],
+    ids=["nothing", "beside", "added", "changed", "and large", "deleted", "all new", "link added", "link out", "gone",
+         "file"],
 )  # fmt: skip
 def test_packed_directory_is_reused_unless_something_of_it_is_lost(written: list[Change], expected: list[str]) -> None:
     assert told(layers(PACKED, TREE, written)) == expected

@@ -1,9 +1,9 @@
 """Layers: by which of them a merged volume becomes an artifact, in the order of their titles.
 
 What the base has and nobody touched keeps its layer. A file is a layer of its own. A top-level directory that is not
-only files is packed, as ORAS does, and so is one with so many that they would crowd the manifest; large files stay
-layers of their own even there. Packed directories are top-level ones because oras-py unpacks no other at its place,
-and links that lead from one of them into another are packed for the root.
+only files is packed, as ORAS does, and so is each where there are more files than a manifest should have layers; large
+files stay layers of their own even there. Packed directories are top-level ones because oras-py unpacks no other at its
+place, and links that lead from one of them into another are packed for the root.
 """
 
 from collections import Counter
@@ -73,14 +73,19 @@ LayerPlan = Reused | WholeFile | PackedDirectory
 
 
 def plan_layers(merged: Merged, plan: Plan, most_files: int) -> list[LayerPlan]:
-    """Decide the layers of a volume over the base that `plan` says; small files become at most `most_files` layers."""
+    """Decide the layers of a volume over the base that `plan` says; no small file is one of more than `most_files`.
+
+    The base may have more: what was a layer of its own there stays one.
+    """
     reused = [entry for entry in plan.entries if _is_reused(entry, merged.lost)]
     blobs = {entry.name: entry.blob for entry in plan.entries}
     lost = merged.lost - {name.components for name in blobs}  # a layer of its own is no part of an archive
     given_up: frozenset[str] = frozenset()
     while True:
         whole = archives.whole(plan, lost, given_up)
-        files, packed = _shared_out(_left(merged, reused, blobs.keys(), whole), blobs.keys(), most_files)
+        left = _left(merged, reused, blobs.keys(), whole)
+        anew = {archives.title(archive) for archive in plan.archives if archive not in whole}
+        files, packed = _shared_out(left, blobs.keys(), anew, most_files - len(reused) - len(whole))
         clashing = {archives.title(archive) for archive in whole} & packed.keys()
         if not clashing:  # ORAS takes no title twice
             break
@@ -118,16 +123,26 @@ def _left(
     return {name: found for name, found in merged.entries.items() if not is_brought(name, found)}
 
 
-def _shared_out(left: dict[Name, Carried], own: AbstractSet[Name], most_files: int) -> tuple[dict[Name, File], _Packed]:
-    """Return the files that are layers of their own, and what is packed, by title."""
+def _shared_out(
+    left: dict[Name, Carried], own: AbstractSet[Name], anew: AbstractSet[str], room: int
+) -> tuple[dict[Name, File], _Packed]:
+    """Return the files that are layers of their own, and what is packed, by title.
+
+    The base has `own` files as layers and brings `anew` directories packed, which both stay so; `room` is for more.
+    """
     homes = {name: _home(name, found) for name, found in left.items()}
     small = {name for name, found in left.items() if isinstance(found, File) and found.size < LARGE_BYTES}
-    packing = {
+    before = anew & set(homes.values()) - {titles.ROOT}
+    packing = before | {
         homes[name]
         for name, found in left.items()
         if not isinstance(found, File) or (name in small and found.origin is Origin.BASE and name not in own)
     } - {titles.ROOT}
-    packing |= _crowded([(name, homes[name]) for name in small if homes[name] not in packing], most_files)
+    new = {name: homes[name] for name in small - own if homes[name] not in packing}
+    room = max(room - len(small & own) - len(before), 0)
+    packing |= _crowded(new, room - len(packing - before))
+    if titles.ROOT in packing:
+        homes |= dict.fromkeys(left.keys() - own, titles.ROOT)
     files: dict[Name, File] = {}
     packed: _Packed = {}
     for name, found in left.items():
@@ -149,19 +164,19 @@ def _home(name: Name, found: Carried) -> str:
     return titles.ROOT if leads_out else top
 
 
-def _crowded(files: Iterable[tuple[Name, str]], most_files: int) -> set[str]:
-    """Return titles to be packed so that no more files are left, the root only where nothing else helps."""
+def _crowded(files: dict[Name, str], room: int) -> set[str]:
+    """Return the titles under which to pack new small files, which are given with their homes, where there is no room.
+
+    Each of their directories is packed; where these are too many, all goes into one archive for the root.
+    """
     weights: Counter[str] = Counter()
-    for name, home in files:
+    for name, home in files.items():
         weights[home] += 1 + len(str(name).encode()) // _NAME_BYTES
-    crowded: set[str] = set()
-    total = weights.total()
-    for home, weight in sorted(weights.items(), key=lambda item: (item[0] == titles.ROOT, -item[1], item[0])):
-        if total <= most_files:
-            break
-        crowded.add(home)
-        total -= weight
-    return crowded
+    if weights.total() <= room:
+        return set()
+    crowded = {home for home, weight in weights.items() if weight > 1} - {titles.ROOT}
+    left = sum(weight for home, weight in weights.items() if home not in crowded)
+    return crowded if left + len(crowded) <= room else {titles.ROOT}
 
 
 def _descriptor(entry: PlanEntry) -> Descriptor:
