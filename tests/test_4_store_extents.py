@@ -36,3 +36,20 @@ def test_gaps_are_never_empty_and_end_at_the_size(spans: list[tuple[int, int]]) 
         extents.add(start, end)
     for size in (0, 1, _SIZE // 2, _SIZE):
         assert all(0 <= start < end <= size for start, end in extents.missing(size))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.integers(0, 50))))
+def test_what_is_counted_out_is_missing_again(steps: list[tuple[bool, int, int]]) -> None:
+    extents, expected = Extents(), set[int]()
+    for adds, start, end in steps:
+        if adds:
+            extents.add(start, end)
+            expected |= set(range(start, end))
+        else:
+            extents.remove(start, end)
+            expected -= set(range(start, end))
+    assert {byte for start, end in extents.intervals for byte in range(start, end)} == expected
+    assert extents.intervals == sorted(extents.intervals)
+    for position in range(51):
+        start, end = extents.around(position)
+        assert extents.covers(position, position + 1) == (position in expected) == (start < end)

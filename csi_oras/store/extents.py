@@ -33,6 +33,23 @@ class Extents:
             gaps.append((position, size))
         return gaps
 
+    def around(self, position: int) -> tuple[int, int]:
+        """Return the interval that holds the byte at `position`, or an empty one there."""
+        return next((found for found in self.intervals if found[0] <= position < found[1]), (position, position))
+
+    def covers(self, start: int, end: int) -> bool:
+        """Say whether all bytes from `start` up to `end` are there."""
+        return start >= end or self.around(start)[1] >= end
+
+    def remove(self, start: int, end: int) -> None:
+        """Count the bytes from `start` up to `end` out."""
+        if start >= end:
+            return
+        parts = [
+            part for left, right in self.intervals for part in ((left, min(right, start)), (max(left, end), right))
+        ]
+        self.intervals = [(left, right) for left, right in parts if left < right]
+
     @property
     def frontier(self) -> int:
         """Up to where everything is there."""

@@ -124,6 +124,11 @@ class Ingest:
             self._grown.wait_for(lambda: self._extents.frontier > position, timeout)
             return max(self._extents.frontier, position)
 
+    def wait_covered(self, start: int, end: int, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the bytes from `start` up to `end`, and say whether they are there."""
+        with self._grown:
+            return self._grown.wait_for(lambda: self._extents.covers(start, end), timeout)
+
     @contextmanager
     def view(self, start: int, end: int) -> Iterator[memoryview]:
         """Show bytes that are there without copying them out of the page cache, in a with statement.
@@ -140,13 +145,22 @@ class Ingest:
         ):
             yield view
 
+    def forget(self, start: int, end: int) -> None:
+        """Forget the bytes from `start` up to `end`: they are wrong, and will be written once more."""
+        with self._grown:
+            self._extents.remove(start, end)
+
     def discard(self) -> None:
-        """Forget all bytes; the next attempt starts from nothing."""
+        """Forget all bytes; the next attempt starts from nothing.
+
+        It has another file, for whoever reads what was there must not see it change.
+        """
         with self._grown, store_errors(f"ingest of {self.blob.digest}"):
             self._extents = Extents()
             self.forget_extents()
             if os.fstat(self.descriptor).st_size:
-                os.ftruncate(self.descriptor, 0)
+                begun, self.descriptor = self.descriptor, _replaced(self.path)
+                os.close(begun)
 
     def forget_extents(self) -> None:
         """Remove what only an unfinished blob needs."""
@@ -172,6 +186,19 @@ class Ingest:
     def close(self) -> None:
         """Let go of the file; its bytes stay for the next attempt."""
         os.close(self.descriptor)
+
+
+def _replaced(path: str) -> int:
+    """Put an empty file of ours, locked, in the place of an ingest."""
+    fresh = f"{path}.fresh"
+    descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(fresh, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _lock(descriptor: int, path: str) -> bool:

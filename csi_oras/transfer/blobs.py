@@ -7,6 +7,7 @@ more ends, too, and leaves nothing.
 
 import threading
 import time
+from collections import Counter as StdCounter
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
@@ -17,20 +18,22 @@ from typing import NamedTuple
 from csi_oras.errors import UnacceptableError, UnwantedError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.reference import Repository
-from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.retries import retried
 from csi_oras.store.content import ContentStore
-from csi_oras.store.grants import Grant
 from csi_oras.store.ingest import Ingest
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter
+from csi_oras.transfer.asker import Asker
+from csi_oras.transfer.blob_job import BlobJob
 from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.pace import Pace
+from csi_oras.transfer.pieces import Pieces
 from csi_oras.transfer.proof import prove
-from csi_oras.transfer.ranges import Pieces, RangesIgnoredError, Transfer, fetch_ranges, fetch_stream
+from csi_oras.transfer.ranges import RangedFetch, RangesIgnoredError, Transfer, fetch_stream
 from csi_oras.transfer.turns import Turns
 
+_MOST_READ = 256
+"""Large blobs of one registry that are read while they come; each is a thread that mostly waits."""
 _LOOK_SECONDS = 0.5
 """How often a job looks whether it is wanted, and whether another source was faster."""
 
@@ -48,32 +51,6 @@ class Limits:
     bytes_per_second: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
-class Asker:
-    """A pull that wants blobs of a repository as one credential sees it, known to grants as `holder`.
-
-    Turns and bytes are dealt between askers; each equals only itself.
-    """
-
-    client: RepositoryClient
-    holder: str
-    demand: Callable[[], Demand] = lambda: Demand.FOREGROUND
-    """How much the pull is wanted now; one that is not at all never is again."""
-
-    @property
-    def repository(self) -> Repository:
-        """Return where it asks."""
-        return self.client.repository
-
-    def grant(self, digest: Digest) -> Grant:
-        """Return the record that it has read this."""
-        return Grant(self.repository, digest, self.holder)
-
-    def is_background(self) -> bool:
-        """Say whether everything else comes first."""
-        return self.demand() is Demand.BACKGROUND
-
-
 class Fetch(NamedTuple):
     """What somebody has of a blob that is being fetched.
 
@@ -83,21 +60,6 @@ class Fetch(NamedTuple):
 
     counter: Counter
     done: Future[bool]
-
-
-class _Job:
-    """A blob that is being fetched for all who want it from one repository with one credential."""
-
-    def __init__(self, key: Hashable, blob: Descriptor) -> None:
-        self.key = key
-        self.blob = blob
-        self.counter = Counter(blob.size)
-        self.askers: dict[Asker, Future[bool]] = {}
-        self.is_begun = False
-
-    def demand(self) -> Demand:
-        """Return how much those want it who want it most."""
-        return max((asker.demand() for asker in tuple(self.askers)), default=Demand.NONE)
 
 
 class _OvertakenError(Exception):
@@ -111,27 +73,53 @@ class BlobFetcher:
         self._content = content
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._jobs: dict[Hashable, _Job] = {}
+        self._jobs: dict[Hashable, BlobJob] = {}
         self._limits = limits
+        self._urgent: StdCounter[str] = StdCounter()
+        """How many wait for bytes of blobs that they read, by registry."""
         self._large = Turns("blob", limits.blobs)
+        self._read = Turns("read-blob", _MOST_READ)
         self._ranges = Turns("range", limits.blobs * limits.ranges)
         self._small = Turns("small-blob", limits.blobs * limits.ranges)
         self._pace = Pace(limits.bytes_per_second)
 
     def join(self, asker: Asker, blob: Descriptor) -> Fetch:
         """Fetch `blob` for `asker` and all others who ask for it: in the first turn that one of them gets."""
+        job, done = self._join(asker, blob, self._large)
+        return Fetch(job.counter, done)
+
+    def read(self, asker: Asker, blob: Descriptor) -> tuple[BlobJob, Future[bool]]:
+        """Fetch `blob` as `join` does, at once, for somebody who reads it while it comes."""
+        job, done = self._join(asker, blob, self._read)
+        job.is_read = True
+        return job, done
+
+    @contextmanager
+    def urgent(self, registry: str) -> Iterator[None]:
+        """Hold back in a with statement what nobody waits for from a registry."""
+        with self._lock:
+            self._urgent[registry] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._urgent[registry] -= 1
+                if not self._urgent[registry]:
+                    del self._urgent[registry]
+
+    def _join(self, asker: Asker, blob: Descriptor, large: Turns) -> tuple[BlobJob, Future[bool]]:
         # the size, too: of two manifests of a repository, one may be wrong about it
         key = (asker.repository, asker.holder, blob.digest, blob.size)
         with self._lock:
-            job = self._jobs.setdefault(key, _Job(key, blob))
+            job = self._jobs.setdefault(key, BlobJob(key, blob))
             done = job.askers.setdefault(asker, Future())
         if not job.is_begun:
-            turns = self._small if blob.size <= self._limits.range_bytes else self._large
+            turns = self._small if blob.size <= self._limits.range_bytes else large
             turn = turns.submit(
                 asker.repository.registry, asker, partial(self._take_turn, job, asker), asker.is_background
             )
             turn.add_done_callback(partial(self._lose_turn, job, asker))
-        return Fetch(job.counter, done)
+        return job, done
 
     def prove(self, asker: Asker, blob: Descriptor, *, in_full: bool) -> Future[None]:
         """Begin to prove, by all its bytes or some, that `asker` may read a blob which is here through others.
@@ -165,10 +153,10 @@ class BlobFetcher:
 
     def close(self) -> None:
         """Begin nothing more."""
-        for turns in (self._large, self._ranges, self._small):
+        for turns in (self._large, self._read, self._ranges, self._small):
             turns.close()
 
-    def _take_turn(self, job: _Job, asker: Asker) -> None:
+    def _take_turn(self, job: BlobJob, asker: Asker) -> None:
         self._release(job)
         with self._lock:
             if job.is_begun or asker not in job.askers:
@@ -184,13 +172,13 @@ class BlobFetcher:
             else:
                 outcome.add_done_callback(lambda committed: self._end(job, committed.exception() or True))
 
-    def _lose_turn(self, job: _Job, asker: Asker, turn: Future[None]) -> None:
+    def _lose_turn(self, job: BlobJob, asker: Asker, turn: Future[None]) -> None:
         """Hear that a turn is over; one that never came is the end for its asker."""
         error = CancelledError() if turn.cancelled() else turn.exception()
         if error:
             self._let_go(job, asker, error)
 
-    def _release(self, job: _Job) -> None:
+    def _release(self, job: BlobJob) -> None:
         """Let go of those who do not want it any more."""
         for asker in tuple(job.askers):
             try:
@@ -198,7 +186,7 @@ class BlobFetcher:
             except UnwantedError as error:
                 self._let_go(job, asker, error)
 
-    def _let_go(self, job: _Job, asker: Asker, error: BaseException) -> None:
+    def _let_go(self, job: BlobJob, asker: Asker, error: BaseException) -> None:
         with self._lock:
             done = job.askers.pop(asker, None)
             if not job.askers:  # for good: whoever asks now begins another
@@ -206,7 +194,7 @@ class BlobFetcher:
         if done:
             done.set_exception(error)
 
-    def _end(self, job: _Job, outcome: bool | BaseException) -> None:  # noqa: FBT001 (what a future is given)
+    def _end(self, job: BlobJob, outcome: bool | BaseException) -> None:  # noqa: FBT001 (what a future is given)
         with self._lock:
             self._forget(job)
             ended, job.askers = list(job.askers.values()), {}
@@ -216,11 +204,11 @@ class BlobFetcher:
             else:
                 done.set_result(outcome)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: BlobJob) -> None:
         if self._jobs.get(job.key) is job:
             del self._jobs[job.key]
 
-    def _fetch(self, job: _Job, asker: Asker, limits: Limits) -> Future[None] | bool:
+    def _fetch(self, job: BlobJob, asker: Asker, limits: Limits) -> Future[None] | bool:
         with suppress(_OvertakenError):
             ingest = self._content.ingest(job.blob, asker.client.source, partial(self._check, job))
             if ingest is None:
@@ -229,7 +217,7 @@ class BlobFetcher:
                 client=asker.client,
                 ingest=ingest,
                 counter=job.counter,
-                ask=lambda most: self._pace.ask(asker, most, lambda: job.demand() is Demand.BACKGROUND),
+                ask=lambda most: self._pace.ask(asker, most, lambda: _is_background(job)),
                 arrived=self._arrivals(job),
                 check=partial(self._check, job),
             )
@@ -239,7 +227,7 @@ class BlobFetcher:
         job.counter.finish()
         return False
 
-    def _fetch_small(self, job: _Job, asker: Asker, transfer: Transfer) -> Future[None]:
+    def _fetch_small(self, job: BlobJob, asker: Asker, transfer: Transfer) -> Future[None]:
         ingest = transfer.ingest
         with _abandoned_on_error(job, ingest):
             digest = retried(lambda: fetch_stream(transfer))
@@ -247,27 +235,36 @@ class BlobFetcher:
                 digest = retried(lambda: fetch_stream(transfer))
         return self._content.commit_in_group(ingest, digest, asker.grant(digest))
 
-    def _fetch_large(self, job: _Job, asker: Asker, transfer: Transfer, limits: Limits) -> bool:
+    def _fetch_large(self, job: BlobJob, asker: Asker, transfer: Transfer, limits: Limits) -> bool:
         ingest = transfer.ingest
         with _abandoned_on_error(job, ingest):
             resumed, has_read = bool(ingest.covered), bool(ingest.missing)
-            digest = self._ranged(asker, transfer, limits)
+            digest = self._ranged(job, asker, transfer, limits)
             wrong = digest != ingest.blob.digest  # or what a crash left behind was not what it seemed
             if wrong and (asker.client.doubt_mirrors() or resumed):
                 ingest.discard()
-                digest = self._ranged(asker, transfer, limits)
+                digest = self._ranged(job, asker, transfer, limits)
                 has_read = True
         self._content.commit(ingest, digest, asker.grant(digest) if has_read else None)
         return has_read
 
-    def _ranged(self, asker: Asker, transfer: Transfer, limits: Limits) -> Digest:
-        pieces = Pieces(transfer.ingest.missing, size=limits.range_bytes, parallel=limits.ranges)
+    def _ranged(self, job: BlobJob, asker: Asker, transfer: Transfer, limits: Limits) -> Digest:
+        registry, pieces = (
+            asker.repository.registry,
+            Pieces(transfer.ingest.missing, size=limits.range_bytes, parallel=limits.ranges),
+        )
+        ranged = RangedFetch(transfer, pieces, lambda: self._is_held_back(job, registry))
+        job.open(ranged)
         try:
-            return fetch_ranges(transfer, pieces, partial(self._ranges.submit, asker.repository.registry, asker))
+            return ranged.run(lambda action: self._ranges.submit(registry, asker, action, lambda: _is_background(job)))
         except RangesIgnoredError:
             return retried(lambda: fetch_stream(transfer))
 
-    def _arrivals(self, job: _Job) -> Callable[[int], None]:
+    def _is_held_back(self, job: BlobJob, registry: str) -> bool:
+        """Say whether what nobody waits for has to wait for what somebody does."""
+        return _is_background(job) and self._urgent[registry] > 0
+
+    def _arrivals(self, job: BlobJob) -> Callable[[int], None]:
         look = time.monotonic() + _LOOK_SECONDS
 
         def arrived(count: int) -> None:
@@ -279,20 +276,24 @@ class BlobFetcher:
 
         return arrived
 
-    def _check(self, job: _Job) -> None:
+    def _check(self, job: BlobJob) -> None:
         self._release(job)
         job.demand().check()
         if self._content.has(job.blob):
             raise _OvertakenError
 
 
+def _is_background(job: BlobJob) -> bool:
+    return job.demand() is Demand.BACKGROUND
+
+
 @contextmanager
-def _abandoned_on_error(job: _Job, ingest: Ingest) -> Iterator[None]:
+def _abandoned_on_error(job: BlobJob, ingest: Ingest) -> Iterator[None]:
     """Keep the bytes of what could not be got for the next attempt, and nothing of what was wrong or is too late."""
     try:
         yield
     except BaseException as error:
-        if isinstance(error, (UnacceptableError, _OvertakenError)) or not job.askers:
+        if isinstance(error, (UnacceptableError, _OvertakenError)) or not (job.askers or job.is_read):
             ingest.remove()
         else:
             ingest.abandon()

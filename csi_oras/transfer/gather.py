@@ -16,7 +16,8 @@ from csi_oras.store.grants import Grants
 from csi_oras.store.leases import PullLease
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Counter, Progress, human_size
-from csi_oras.transfer.blobs import Asker, BlobFetcher
+from csi_oras.transfer.asker import Asker
+from csi_oras.transfer.blobs import BlobFetcher
 
 _MARGIN_FILES = 64
 """What it keeps for directories, and for the files of SQLite."""

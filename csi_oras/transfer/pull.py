@@ -41,7 +41,7 @@ from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.access import Access
-from csi_oras.transfer.blobs import Asker
+from csi_oras.transfer.asker import Asker
 from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs

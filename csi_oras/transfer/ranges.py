@@ -7,6 +7,7 @@ there, so that the digest costs no wait at the end and no blob is ever held in m
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from csi_oras.errors import RegistryUnavailableError, SizeMismatchError
@@ -16,6 +17,7 @@ from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.retries import retried
 from csi_oras.store.ingest import Ingest
 from csi_oras.telemetry.progress import Counter
+from csi_oras.transfer.pieces import Pieces
 from csi_oras.transfer.stragglers import CutOffError, Reader, Stragglers
 
 BUFFER_BYTES = 512 << 10
@@ -87,75 +89,132 @@ def fetch_stream(transfer: Transfer) -> Digest:
     return Digest(ingest.blob.digest.algorithm, hasher.hexdigest())
 
 
-def fetch_ranges(transfer: Transfer, pieces: "Pieces", begin: _Begin) -> Digest:
-    """Fetch what is missing in several ranges at once, and return the digest of the whole.
-
-    Raises:
-        RangesIgnoredError: the registry does not serve ranges.
-        UnobtainableError: it cannot be got.
-    """
-    ingest = transfer.ingest
-    transfer.counter.resume(ingest.covered)
-    hasher = ingest.blob.digest.hasher()
-    stragglers = Stragglers()
-    running = [begin(lambda: _fetch_pieces(transfer, pieces, stragglers)) for _ in range(pieces.parallel)]
-    try:
-        _hash_behind(ingest, running, pieces, stragglers, hasher.update)
-    finally:
-        pieces.stop()
-        errors = [writer.exception() for writer in running]  # waits until nobody writes any more
-    for error in errors:
-        if error:
-            raise error
-    return Digest(ingest.blob.digest.algorithm, hasher.hexdigest())
+class EndedError(Exception):
+    """The fetch is over; what it fetched into is committed, or given up."""
 
 
-class Pieces:
-    """The gaps of an ingest, dealt out in pieces to those who fetch them, lowest first."""
+class RangedFetch:
+    """Fetches what is missing of an ingest in several ranges at once, and first what somebody waits for."""
 
-    def __init__(self, missing: list[tuple[int, int]], *, size: int, parallel: int) -> None:
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._flowing = threading.Event()
-        self._flowing.set()
-        self._pieces = [
-            (position, min(position + size, end)) for start, end in missing for position in range(start, end, size)
-        ]
-        self._pieces.reverse()
-        self.parallel = min(parallel, len(self._pieces))
+    def __init__(self, transfer: Transfer, pieces: Pieces, is_held_back: Callable[[], bool] = lambda: False) -> None:
+        """Fetch `pieces`; while `is_held_back`, only what somebody waits for, or is about to."""
+        self._transfer = transfer
+        self._pieces = pieces
+        self._is_held_back = is_held_back
+        self._stragglers = Stragglers()
+        self._idle = threading.Condition()
+        self._users = 0
+        self._is_over = False
+        self._is_hashed_anew = False
 
-    def take(self) -> tuple[int, int] | None:
-        """Return the next piece, once the flow is on, or None when there are no more or somebody failed."""
-        self._flowing.wait()
-        with self._lock:
-            return self._pieces.pop() if self._pieces and not self._stopped.is_set() else None
+    def run(self, begin: _Begin) -> Digest:
+        """Fetch all there is, and return the digest of the whole; when it is over, nobody uses the ingest any more.
 
-    def stop(self) -> None:
-        """Deal out no more."""
-        self._stopped.set()
-        self._flowing.set()
+        Raises:
+            RangesIgnoredError: the registry does not serve ranges.
+            UnobtainableError: it cannot be got.
+        """
+        ingest = self._transfer.ingest
+        self._transfer.counter.resume(ingest.covered)
+        self._regulate(0)
+        running = [begin(self._fetch_pieces) for _ in range(self._pieces.parallel)]
+        try:
+            digest = self._hash_behind(running)
+        finally:
+            self._pieces.stop()
+            errors = [writer.exception() for writer in running]  # waits until nobody writes any more
+            self._end()
+        for error in errors:
+            if error:
+                raise error
+        if ingest.missing:  # what somebody waits for did not come, or was rejected, when nobody was left to fetch it
+            raise RegistryUnavailableError(f"blob {ingest.blob.digest}", "did not come whole", "it is tried again")
+        return digest
 
-    def flow(self, *, on: bool) -> None:
-        """Hold back the next pieces, or deal them out again."""
-        if on or self.stopped:
-            self._flowing.set()
-        else:
-            self._flowing.clear()
+    @contextmanager
+    def using(self) -> Iterator[Ingest]:
+        """Keep the ingest open in a with statement.
 
-    @property
-    def stopped(self) -> bool:
-        """Whether it is over."""
-        return self._stopped.is_set()
+        Raises:
+            EndedError: it is closed already.
+        """
+        with self._idle:
+            if self._is_over:
+                raise EndedError
+            self._users += 1
+        try:
+            yield self._transfer.ingest
+        finally:
+            with self._idle:
+                self._users -= 1
+                self._idle.notify_all()
 
+    def cover(self, start: int, end: int) -> None:
+        """Return when the bytes from `start` up to `end` are there; whoever calls is `using` it.
 
-def _fetch_pieces(transfer: Transfer, pieces: Pieces, stragglers: Stragglers) -> None:
-    try:
-        with stragglers.watched() as reader:
-            while piece := pieces.take():
-                _fetch_piece(transfer, reader, *piece)
-    except BaseException:
-        pieces.stop()
-        raise
+        Raises:
+            EndedError: they are not, and will not come this way.
+            UnobtainableError: they cannot be got.
+        """
+        for piece in self._pieces.claim(start, end):
+            try:
+                with Stragglers().watched() as reader:
+                    _fetch_piece(self._transfer, reader, *piece)
+            except BaseException:
+                self._pieces.give_back(*piece)
+                raise
+        while not self._transfer.ingest.wait_covered(start, end, _PATIENCE_SECONDS):
+            if self._pieces.stopped:
+                raise EndedError
+
+    def reject(self, start: int, end: int) -> None:
+        """Fetch the bytes from `start` up to `end` once more, for they are wrong; whoever calls is `using` it."""
+        self._transfer.ingest.forget(start, end)
+        self._pieces.give_back(start, end)
+        self._is_hashed_anew = True
+
+    def advance(self, start: int, end: int) -> None:
+        """Fetch the bytes from `start` up to `end` before all that nobody waits for."""
+        self._pieces.advance(start, end)
+
+    def _fetch_pieces(self) -> None:
+        try:
+            with self._stragglers.watched() as reader:
+                while piece := self._pieces.take():
+                    _fetch_piece(self._transfer, reader, *piece)
+        except BaseException:
+            self._pieces.stop()
+            raise
+
+    def _regulate(self, lag: int) -> None:
+        self._pieces.flow(on=lag <= _LAG_BYTES and not self._is_held_back())
+
+    def _hash_behind(self, writers: list[Future[None]]) -> Digest:
+        """Hash everything in order as it arrives, until the blob is complete or the writers have ended."""
+        ingest = self._transfer.ingest
+        hasher, position = ingest.blob.digest.hasher(), 0
+        while position < ingest.blob.size:
+            self._stragglers.look()
+            ended = all(writer.done() for writer in writers) and not self._users
+            frontier = ingest.wait_beyond(position, 0 if ended else _PATIENCE_SECONDS)
+            self._regulate(frontier - position)
+            if self._is_hashed_anew:
+                self._is_hashed_anew = False
+                hasher, position = ingest.blob.digest.hasher(), 0
+            elif frontier > position:
+                end = min(frontier, position + _HASH_BYTES)
+                with ingest.view(position, end) as view:
+                    hasher.update(view)
+                position = end
+            elif ended:
+                break
+        return Digest(ingest.blob.digest.algorithm, hasher.hexdigest())
+
+    def _end(self) -> None:
+        with self._idle:
+            self._is_over = True
+            while self._users:
+                self._idle.wait()
 
 
 def _fetch_piece(transfer: Transfer, reader: Reader, position: int, end: int) -> None:
@@ -206,27 +265,3 @@ def _receive(transfer: Transfer, stream: BlobStream, position: int, end: int) ->
         transfer.arrived(count)
         position += count
         yield view[:count]
-
-
-def _hash_behind(
-    ingest: Ingest,
-    writers: list[Future[None]],
-    pieces: Pieces,
-    stragglers: Stragglers,
-    update: Callable[[memoryview], None],
-) -> None:
-    """Hash everything in order as it arrives, until the blob is complete or the writers have ended."""
-    position = 0
-    while position < ingest.blob.size:
-        stragglers.look()
-        ended = all(writer.done() for writer in writers)
-        frontier = ingest.wait_beyond(position, 0 if ended else _PATIENCE_SECONDS)
-        if frontier == position:
-            if ended:
-                return
-            continue
-        pieces.flow(on=frontier - position <= _LAG_BYTES)
-        end = min(frontier, position + _HASH_BYTES)
-        with ingest.view(position, end) as view:
-            update(view)
-        position = end
