@@ -125,16 +125,19 @@ def test_unchanged_volume_that_showed_only_a_part_pushes_that_part(
     assert titles(fake) == expected
 
 
-def test_unchanged_volume_takes_what_it_never_showed_from_the_registry_of_its_base(
-    at: Outboxing, fake: FakeRegistry, target: str
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_unchanged_volume_takes_what_it_never_showed_from_the_repository_of_its_base(
+    at: Outboxing, fake: FakeRegistry, target: str, *, elsewhere: bool
 ) -> None:
+    config = Layer(content=b"of somebody's tool", media_type="application/x.config")
     with FakeRegistry() as other:
-        config = Layer(content=b"of somebody's tool", media_type="application/x.config")
-        other.blob("t/base", config.content)
-        _, base = at.pull(other.artifact("t/base", files(a=b"1"), config=config))
-        assert at.push(at.capture(target, {}, base=base)) == base.artifact
+        registry = other if elsewhere else fake
+        registry.blob("t/base", config.content)
+        _, base = at.pull(registry.artifact("t/base", files(a=b"1"), config=config))
+        digest = at.push(at.capture(target, {}, base=base))
     assert titles(fake) == {"a": b"1"}
-    assert sha256(config.content) in fake.blobs["t/out"]
+    assert (digest == base.artifact) != elsewhere  # no credential for another registry is kept
+    assert (sha256(config.content) in fake.blobs["t/out"]) != elsewhere
 
 
 def test_renamed_file_of_the_base_is_mounted_and_not_sent(at: Outboxing, fake: FakeRegistry, target: str) -> None:

@@ -1,8 +1,9 @@
 """Surveys: a writable volume, as its pod left it, and the layers that it becomes."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from csi_oras.oci.digest import Digest
 from csi_oras.oci.name import Name
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.selection import Selection
@@ -15,11 +16,15 @@ from csi_oras.pack.walk import SourceFile, WalkLimits, given, open_file, written
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """The open directories of a volume: what its pod wrote, and the tree that it was given by `plan`, if any."""
+    """The open directories of a volume: what its pod wrote, and the tree that it was given by `plan`, if any.
+
+    Blobs of the plan that are `absent` are not to be had any more; what they brought, the tree still has.
+    """
 
     upper: int
     tree: int | None = None
     plan: Plan = field(default_factory=Plan)
+    absent: frozenset[Digest] = frozenset()
     subject: str
 
     def open(self, name: Name, file: File) -> SourceFile:
@@ -51,11 +56,12 @@ def survey(volume: Volume, selection: Selection, limits: WalkLimits, most_files:
         StoreBrokenError: it cannot be read.
     """
     changes = list(written(volume.upper, selection, limits, volume.subject))
-    kept = _unseen(volume.plan, (path for path, _ in changes))
+    absent = {archives.root(one) for one in volume.plan.archives if one.blob.digest in volume.absent}
+    kept = _unseen(volume.plan, absent.union(path for path, _ in changes))
     base = () if volume.tree is None else given(volume.tree, kept, volume.subject)
     merged = merge(base, changes, selection)
     return Survey(
-        layers=tuple(plan_layers(merged, volume.plan, most_files)),
+        layers=tuple(plan_layers(replace(merged, lost=merged.lost | absent), volume.plan, most_files)),
         uncarriable=merged.uncarriable,
         is_changed=merged.is_changed,
     )

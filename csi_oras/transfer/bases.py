@@ -4,8 +4,8 @@ Nothing is asked of a registry for what the store still has: the volume has show
 """
 
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,9 @@ from pathlib import Path
 from csi_oras.artifact import planner
 from csi_oras.artifact.kind import Artifact
 from csi_oras.artifact.kinds import kind_of
-from csi_oras.errors import CsiOrasError, StoreBrokenError, UnsupportedContentError
+from csi_oras.errors import ContentChangedError, CsiOrasError, StoreBrokenError, UnsupportedContentError
 from csi_oras.oci import manifest as manifests
+from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.manifest import Manifest
 from csi_oras.oci.plan import Plan
@@ -23,6 +24,7 @@ from csi_oras.oci.selection import Selection
 from csi_oras.pack.merge import first_uncarriable
 from csi_oras.pack.walk import given
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.sources import Readable, Source, in_file
 from csi_oras.store.content import ContentStore
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.writable import Base
@@ -30,19 +32,26 @@ from csi_oras.transfer.pull import Puller
 from csi_oras.transfer.request import Planned, PulledArtifact, PullPolicy, PullRequest
 from csi_oras.transfer.resolve import ManifestLimits
 
+EMPTY = Digest.of(b"{}")
+"""What everybody has."""
+
 Hold = Callable[[Iterable[Digest]], None]
 """Holds exactly these in the store from now on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundBase:
-    """A base, the bytes of its manifest, and the tree that shows it; `credential` reads it, if anything has to be."""
+    """A base, the bytes of its manifest, and the tree that shows it; `credential` reads it, if anything has to be.
+
+    What is `absent` is neither in the store nor can it be asked for, since no credential for its registry was kept.
+    """
 
     base: Base
     planned: Planned
     content: bytes
     tree: Path
     credential: Credential | None
+    absent: frozenset[Digest] = frozenset()
 
     @property
     def repository(self) -> Repository:
@@ -59,17 +68,43 @@ class FoundBase:
         """What of it the volume shows."""
         return self.planned.plan
 
+    @property
+    def blobs(self) -> list[Descriptor]:
+        """All that it is made of, but for what everybody has."""
+        return [blob for blob in (self.manifest.config, *self.manifest.layers) if blob.digest != EMPTY]
+
     @cached_property
     def digests(self) -> frozenset[Digest]:
         """What its layers are."""
         return frozenset(layer.digest for layer in self.manifest.layers)
 
+    def has_just(self, layers: Iterable[Descriptor]) -> bool:
+        """Say whether its manifest can be pushed, and has these layers."""
+        return not self.absent and set(layers) == set(self.manifest.layers)
+
     def is_shown_by(self, reference: Reference) -> bool:
-        """Say whether a volume of its manifest as `reference`, of which nothing is selected, shows just the same."""
+        """Say whether its manifest can be pushed as `reference`, and a whole volume of that shows just the same."""
+        if self.absent:
+            return False
         artifact = replace(self.planned.artifact, reference=reference)
         with suppress(CsiOrasError):
             return planner.plan(artifact, self.planned.kind, Selection()).digest == self.plan.digest
         return False
+
+
+def in_store(content: ContentStore, blob: Descriptor) -> Source:
+    """Return the source of a blob of the store, which leaves the store if it turns out to have rotted there."""
+
+    @contextmanager
+    def opened(offset: int) -> Iterator[Readable]:
+        with in_file(content.path(blob.digest))(offset) as file:
+            try:
+                yield file
+            except ContentChangedError:
+                content.check(blob)
+                raise
+
+    return opened
 
 
 def check_carriable(artifact: PulledArtifact) -> None:
@@ -103,8 +138,10 @@ class Bases:
         self._puller = puller
         self._limits = limits
 
-    def find(self, base: Base, credential: Credential | None, hold: Hold) -> FoundBase:
+    def find(self, base: Base, credential: Credential | None, hold: Hold, *, is_elsewhere: bool) -> FoundBase:
         """Return a base, of which `hold` is told what has to stay; what has gone of it is pulled again.
+
+        One that `is_elsewhere` is of another registry than what is pushed: nothing but its tree is counted on.
 
         Raises:
             UnobtainableError, UnacceptableError, RequestError: as for a pull.
@@ -118,7 +155,8 @@ class Bases:
         )
         hold([base.artifact, base.plan])
         planned = self._kept(base) or self._puller.plan(request)
-        hold([base.artifact, base.plan, planned.plan.digest])
+        packed = [archive.blob.digest for archive in planned.plan.archives]  # as long as they are there, they stay
+        hold([base.artifact, base.plan, planned.plan.digest, *packed])
         if not self._trees.has(planned.plan.digest):
             job = self._puller.start(request)
             with self._puller.jobs.waiting(job):
@@ -127,7 +165,9 @@ class Bases:
         if content is None:
             raise StoreBrokenError(f"manifest {base.artifact}", "is not in the store", "it is fetched again")
         tree = self._trees.path(planned.plan.digest)
-        return FoundBase(base=base, planned=planned, content=content, tree=tree, credential=credential)
+        found = FoundBase(base=base, planned=planned, content=content, tree=tree, credential=credential)
+        gone = (blob.digest for blob in found.blobs if not self._content.has(blob))
+        return replace(found, absent=frozenset(gone)) if is_elsewhere else found
 
     def _kept(self, base: Base) -> Planned | None:
         """Plan a base from what the store has, if that is enough."""

@@ -61,7 +61,7 @@ class Composer:
             return self._unchanged(self.base)
         layers = [self._layer(number, layer) for number, layer in enumerate(found.layers)]
         blobs = [layer.blob for layer in layers]
-        if self.base and set(blobs) == set(self.base.manifest.layers):  # it was written to, but with the same bytes
+        if self.base and self.base.has_just(blobs):  # it was written to, but with the same bytes
             return self._unchanged(self.base)
         if not layers:  # as ORAS has it, for registries want a layer
             layers = [PushedLayer(blob=Descriptor.of(_EMPTY, media_types.EMPTY), source=in_memory(_EMPTY))]

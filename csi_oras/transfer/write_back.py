@@ -16,6 +16,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from csi_oras.errors import PushRefusedError, UnsupportedContentError
+from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.glob import Glob
@@ -37,7 +38,7 @@ from csi_oras.store.staging import staging
 from csi_oras.store.writable import WritableVolume, Writing
 from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.access import Access
-from csi_oras.transfer.bases import Bases, FoundBase, Hold
+from csi_oras.transfer.bases import Bases, FoundBase, Hold, in_store
 from csi_oras.transfer.compose import Composed, Composer
 from csi_oras.transfer.export import NO_LIMITS, new_directory
 from csi_oras.transfer.image_layout import write_layout
@@ -158,8 +159,8 @@ class VolumePusher:
     def _base(self, volume: WritableVolume, credential: Credential | None, hold: Hold) -> FoundBase | None:
         if volume.base is None:
             return None
-        is_same = volume.base.reference.repository.registry == volume.reference.repository.registry
-        return self._bases.find(volume.base, credential if is_same else None, hold)
+        is_elsewhere = volume.base.reference.repository.registry != volume.reference.repository.registry
+        return self._bases.find(volume.base, None if is_elsewhere else credential, hold, is_elsewhere=is_elsewhere)
 
     def _push(self, ready: _Ready, client: RepositoryClient) -> WrittenBack:
         pushes = client.pushes()
@@ -167,9 +168,9 @@ class VolumePusher:
         return self._with_base(ready, partial(self._send, ready, pushes))
 
     def _with_base(self, ready: _Ready, action: Callable[[RepositoryClient | None], _Result]) -> _Result:
-        """Do `action` with the base's repository, or with None where all blobs of the base are here."""
+        """Do `action` with the base's repository, or with None where nothing has to be read, or can be read, there."""
         base = ready.base
-        if base is None or all(self._content.has(blob) for blob in (base.manifest.config, *base.manifest.layers)):
+        if base is None or base.absent or all(map(self._content.has, base.blobs)):
             return action(None)
         return self._access.use(base.repository, Found(credential=base.credential), action)
 
@@ -189,16 +190,19 @@ class VolumePusher:
             base=ready.base,
             opened=ready.opened,
             directory=ready.directory,
-            base_source=partial(self._base_source, reading),
+            base_source=partial(self._base_source, ready, reading),
         )
         for left in ready.directory.iterdir():  # with another credential it is done again
             left.unlink()
         return composer.compose(ready.found)
 
-    def _base_source(self, reading: RepositoryClient | None, blob: Descriptor) -> Source:
-        if reading and not self._content.has(blob):
+    def _base_source(self, ready: _Ready, reading: RepositoryClient | None, blob: Descriptor) -> Source:
+        if self._content.has(blob):
+            return in_store(self._content, blob)
+        if reading:
             return in_repository(reading, blob)
-        return in_file(self._content.path(blob.digest))
+        title = blob.annotations.get(media_types.TITLE, "")
+        return in_file(ready.base.tree / title if ready.base else self._content.path(blob.digest))
 
     def _tagged(self, volume: WritableVolume, pushes: PushClient, composed: Composed, sent: int) -> WrittenBack:
         manifest, tag = composed.manifest, _tag(volume)
@@ -225,7 +229,7 @@ def _opened(writing: Writing, volume: WritableVolume, base: FoundBase | None) ->
             yield Volume(upper=upper, subject=subject)
             return
         with _directory(base.tree, subject) as tree:
-            yield Volume(upper=upper, tree=tree, plan=base.plan, subject=subject)
+            yield Volume(upper=upper, tree=tree, plan=base.plan, absent=base.absent, subject=subject)
 
 
 @contextmanager
