@@ -127,6 +127,20 @@ def test_value_that_cannot_be_served_is_refused_with_its_key_and_a_remedy(
     assert caught.value.message.isprintable()
 
 
+@pytest.mark.parametrize("key", ["include", "exclude", "writeBackInclude", "writeBackExclude"])
+@pytest.mark.parametrize("pattern", ["/secrets", "../up", "a/../b", "a//b", "a/./b", ".", "./", "**/.."])
+def test_glob_that_no_name_matches_is_refused(key: str, pattern: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse({**_REFERENCE, "writeBackReference": "reg.example/out:v1", key: f"x, {pattern}"}, {})
+    assert key in caught.value.message
+    assert f'"{pattern.removeprefix("./").rstrip("/")}" matches no name' in caught.value.message
+
+
+@pytest.mark.parametrize("pattern", ["./a/", "a/**/b", "**", ".hidden", "..data", "*.txt", "a b"])
+def test_glob_that_a_name_may_match_is_taken(pattern: str) -> None:
+    assert parse({**_REFERENCE, "exclude": pattern}, {}).selection.exclude
+
+
 @pytest.mark.parametrize("key", ["Reference", "plainHTTP", "insecure", "csi.storage.k8s.io", "x\ny", "reference "])
 def test_unknown_key_is_refused_and_the_known_ones_are_listed(key: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:

@@ -28,6 +28,7 @@ _WITHOUT_EFFECT = frozenset({"oras.options.plainhttp", "oras.options.insecure", 
 _FROM_KUBERNETES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 _MOST_GLOBS = 100
 _LONGEST_VALUE = 4096
+_IN_NO_NAME = frozenset({"", ".", ".."})
 _MEDIA_TYPE = re.compile(r"[\w.+!#$&^-]+/[\w.+!#$&^-]+", re.ASCII)
 
 
@@ -117,8 +118,8 @@ def _write_back(values: Mapping[str, str], variables: Mapping[str, str], *, star
         raise _invalid("writeBackReference", "names a digest, which nobody knows before", "name a tag, or none")
     if _boolean("metadata", values.get("metadata", "")):
         raise _invalid("metadata", "would be pushed with what the pod writes", "leave it out")
-    for pattern in (*include, *exclude):
-        _glob(pattern)
+    for key, patterns in (("writeBackInclude", include), ("writeBackExclude", exclude)):
+        _globs(key, patterns)
     return WriteBack(
         reference=reference,
         include=tuple(include),
@@ -177,16 +178,22 @@ def _selection(values: Mapping[str, str]) -> Selection:
             raise _invalid("mediaTypes", f'"{printable(media_type, 80)}" is not a media type')
     return Selection(
         media_types=frozenset(media_types),
-        include=tuple(map(_glob, _list("include", values))),
-        exclude=tuple(map(_glob, _list("exclude", values))),
+        include=_globs("include", _list("include", values)),
+        exclude=_globs("exclude", _list("exclude", values)),
         path=_path(values.get("path", "")),
         unpack=unpack != "never",
         metadata=_boolean("metadata", values.get("metadata", "")),
     )
 
 
-def _glob(pattern: str) -> Glob:
-    return Glob.parse(pattern.removeprefix("./").rstrip("/"))
+def _globs(key: str, patterns: list[str]) -> tuple[Glob, ...]:
+    """Read globs; one that no name matches would leave out nothing of what it is meant to leave out."""
+    trimmed = [pattern.removeprefix("./").rstrip("/") for pattern in patterns]
+    for pattern in trimmed:
+        if not _IN_NO_NAME.isdisjoint(pattern.split("/")):
+            cause = f'"{printable(pattern, 80)}" matches no name'
+            raise _invalid(key, cause, "write it as names are: no / at the beginning, no // and no . or .. between")
+    return tuple(map(Glob.parse, trimmed))
 
 
 def _list(key: str, values: Mapping[str, str]) -> list[str]:
