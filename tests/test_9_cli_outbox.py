@@ -89,6 +89,13 @@ def test_ls_shows_an_entry_that_nothing_is_known_of(at: Outboxing, stuck: Outbox
     assert row["error"]
 
 
+def test_ls_shows_the_others_beside_an_entry_that_cannot_be_read(at: Outboxing, stuck: OutboxEntry) -> None:
+    (at.state / "outbox" / "zz").mkdir()
+    found, broken = document(at.state, "ls")
+    assert (found["id"], found["bytes"]) == (stuck.id, 5)
+    assert (broken["id"], broken["bytes"], "No such file" in broken["error"]) == ("zz", 0, True)
+
+
 def test_retry_now_pushes_without_a_driver(at: Outboxing, target: str, stuck: OutboxEntry) -> None:
     found = ended(at.state, "retry", "--now")
     assert found.returncode == 1
@@ -140,6 +147,26 @@ def test_export_gives_the_files_as_the_pod_left_them(at: Outboxing, pusher: Push
     assert "is not empty" in again.stderr
 
 
+def test_export_of_holes_takes_no_room(at: Outboxing, stuck: OutboxEntry, tmp_path: Path) -> None:
+    for name, content, size in (("all", b"", 1 << 40), ("end", b"end", 1 << 40), ("within", b"x" * 5000, 1 << 40)):
+        with (stuck.writing.upper / name).open("wb") as file:
+            file.truncate(size)
+            file.seek({"all": 0, "end": size - 3, "within": 1 << 30}[name])
+            file.write(content)
+    to = tmp_path / "to"
+    run(at.state, "export", stuck.id, "--to", str(to))
+    assert {path.name: path.stat().st_size for path in to.iterdir()} == {
+        "a": 5, "all": 1 << 40, "end": 1 << 40, "within": 1 << 40,
+    }  # fmt: skip
+    assert sum(path.stat().st_blocks * 512 for path in to.iterdir()) < 1 << 20
+    with (to / "within").open("rb") as file:
+        file.seek((1 << 30) - 1)
+        assert file.read(5002) == b"\0" + b"x" * 5000 + b"\0"
+    with (to / "end").open("rb") as file:
+        file.seek((1 << 40) - 4)
+        assert file.read() == b"\0end"
+
+
 def test_export_as_a_layout_is_what_would_be_pushed(at: Outboxing, pusher: Pusher, repository: str, target: str,
                                                     tmp_path: Path) -> None:  # fmt: skip
     _, base = at.pull(pusher.artifact(repository, files(old=b"old", gone=b"gone", kept=b"kept")))
@@ -159,7 +186,7 @@ def test_export_as_a_layout_is_what_would_be_pushed(at: Outboxing, pusher: Pushe
 
 def test_export_as_a_layout_of_what_nobody_changed_is_the_base(at: Outboxing, pusher: Pusher, repository: str,
                                                                target: str, tmp_path: Path) -> None:  # fmt: skip
-    pulled, base = at.pull(pusher.artifact(repository, files(a=b"a", b=b"b")), include="a")
+    pulled, base = at.pull(pusher.artifact(repository, files(a=b"a", b=b"b")))
     entry = at.capture(target, {}, base=base)
     found = document(at.state, "export", entry.id, "--to", str(tmp_path / "to"), "--oci")
     assert found["digest"] == str(pulled.artifact)

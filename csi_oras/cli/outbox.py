@@ -40,7 +40,8 @@ def ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     rows: list[dict[str, Any]] = []
     if has_store(options):
         with application(options, to_look=True) as app:
-            rows = [_document(entry) for entry in app.captured.all()]
+            documents = [(entry, _document(entry)) for entry in app.captured.all()]
+        rows = [document for entry, document in documents if entry.writing.directory.exists()]  # not pushed meanwhile
     if as_json:
         click.echo(json.dumps(rows))
     elif rows:
@@ -146,7 +147,9 @@ def _tried(app: Application, entry: OutboxEntry, *, now: bool) -> dict[str, Any]
 def _document(entry: OutboxEntry) -> dict[str, Any]:
     state, error = entry.shown(), ""
     reference = namespace = pod = ""
+    size = 0
     try:
+        size = entry.size()
         volume = entry.writing.volume()
         reference, namespace, pod = str(volume.reference), volume.namespace, volume.pod
     except CsiOrasError as broken:
@@ -159,7 +162,7 @@ def _document(entry: OutboxEntry) -> dict[str, Any]:
         "error": state.error or error,
         "namespace": namespace,
         "pod": pod,
-        "bytes": entry.size(),
+        "bytes": size,
     }
 
 

@@ -158,13 +158,17 @@ class OutboxEntry:
         return replace(state, state=EntryState.WAITING) if is_left else state
 
     def size(self) -> int:
-        """Return the bytes of the files that were written, as far as they can be reached."""
+        """Return the bytes of the files that were written, as far as they can be reached.
+
+        Raises:
+            StoreBrokenError: it cannot be read, or is removed at this moment.
+        """
         with store_errors(f"outbox entry {self.id}"):
             root = os.open(self.writing.upper, _DIRECTORY)
-        try:
-            return sum(_sizes(root))
-        finally:
-            os.close(root)
+            try:
+                return sum(_sizes(root))
+            finally:
+                os.close(root)
 
     def remove(self) -> None:
         """Take it out of the outbox at once, and then off the disk, the credential first; whoever does holds the lock.

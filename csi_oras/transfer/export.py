@@ -1,10 +1,11 @@
 """Exports: the files of a captured volume as a directory, for people who cannot or will not have it pushed."""
 
+import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.name import Name
@@ -12,7 +13,7 @@ from csi_oras.oci.selection import Selection
 from csi_oras.pack.found import File, Link
 from csi_oras.pack.merge import Carried, Merged, merge
 from csi_oras.pack.survey import Volume
-from csi_oras.pack.walk import WalkLimits, given, written
+from csi_oras.pack.walk import SourceFile, WalkLimits, given, written
 
 NO_LIMITS = WalkLimits(entries=1 << 62, size=1 << 62)
 _BLOCK_BYTES = 1 << 20
@@ -45,9 +46,36 @@ def _copy(opened: Volume, name: Name, found: Carried, directory: Path) -> None:
         mode = 0o755 if found.is_executable else 0o644
         made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with os.fdopen(made, "wb") as target, opened.open(name, found) as source:
-            shutil.copyfileobj(source, target, _BLOCK_BYTES)
+            _copy_data(source, target, found.size)
     else:
         path.mkdir(exist_ok=True)
+
+
+def _copy_data(source: SourceFile, target: BinaryIO, size: int) -> None:
+    """Copy a file and leave its holes out: there may be more of them than any disk holds."""
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    for start, end in _data(source, size):
+        source.seek(start)
+        target.seek(start)
+        while count := source.readinto(buffer[: end - target.tell()]):
+            target.write(buffer[:count])
+    target.truncate(size)
+    source.seek(size)
+    source.read(1)  # sees to it that the file is what was found, however it ends
+
+
+def _data(source: SourceFile, size: int) -> Iterator[tuple[int, int]]:
+    """Yield where a file has data, from and to."""
+    end = 0
+    while end < size:
+        try:
+            start = source.seek(end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nothing but a hole follows
+                raise
+            return
+        end = min(source.seek(start, os.SEEK_HOLE), size)
+        yield start, end
 
 
 @contextmanager
