@@ -5,7 +5,8 @@ nothing had happened.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from csi_oras.telemetry.events import Pod
 from csi_oras.transfer.bases import FoundBase
 from csi_oras.transfer.push import NewManifest, PushedLayer, manifest_of
 
+_PARALLEL = 4
+"""Layers that are read at once, to be hashed or packed."""
 _EMPTY = b"{}"
 _EMPTY_DIGEST = Digest.of(_EMPTY)
 
@@ -50,21 +53,27 @@ class Composer:
     directory: Path
     base_source: Callable[[Descriptor], Source]
 
-    def compose(self, found: Survey) -> Composed:
+    def compose(self, found: Survey, made: Callable[[PushedLayer], None]) -> Composed:
         """Return what a volume becomes: its base as it is, where nothing changed and that reads the same.
+
+        Each layer is handed to `made` as soon as the bytes of it and of those before it are known.
 
         Raises:
             ContentChangedError: somebody still writes to it.
             NoSpaceError, StoreBrokenError: it cannot be read, or packed.
         """
         if self.base and not found.is_changed and self.base.is_shown_by(self.volume.reference):
-            return self._unchanged(self.base)
-        layers = [self._layer(number, layer) for number, layer in enumerate(found.layers)]
+            unchanged = self._unchanged(self.base)
+            for layer in unchanged.layers:
+                made(layer)
+            return unchanged
+        layers = self._layers(found.layers, made)
         blobs = [layer.blob for layer in layers]
         if self.base and self.base.has_just(blobs):  # it was written to, but with the same bytes
             return self._unchanged(self.base)
         if not layers:  # as ORAS has it, for registries want a layer
             layers = [PushedLayer(blob=Descriptor.of(_EMPTY, media_types.EMPTY), source=in_memory(_EMPTY))]
+            made(layers[0])
         manifest = manifest_of([layer.blob for layer in layers], self._artifact_type(), self._annotations())
         return Composed(layers=tuple(layers), manifest=manifest)
 
@@ -80,6 +89,18 @@ class Composer:
         is_empty = blob.digest == _EMPTY_DIGEST  # which volumes need not, and pulls do not fetch
         source = in_memory(_EMPTY) if is_empty else self.base_source(blob)
         return PushedLayer(blob=blob, source=source, mount_from=base.repository)
+
+    def _layers(self, plans: Sequence[LayerPlan], made: Callable[[PushedLayer], None]) -> list[PushedLayer]:
+        layers = []
+        with ThreadPoolExecutor(_PARALLEL, "compose") as pool:
+            try:
+                for layer in pool.map(self._layer, range(len(plans)), plans):
+                    made(layer)
+                    layers.append(layer)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what has begun is waited for, nothing else begins
+                raise
+        return layers
 
     def _layer(self, number: int, layer: LayerPlan) -> PushedLayer:
         if isinstance(layer, WholeFile):

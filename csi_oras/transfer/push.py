@@ -6,13 +6,15 @@ What the layers are made of is not known here: files that a person names (`files
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed, wait
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from csi_oras.errors import RegistryUnavailableError, UnwantedError
+from csi_oras.errors import ArtifactNotFoundError, PushRefusedError, RegistryUnavailableError, UnwantedError
 from csi_oras.oci import media_types
+from csi_oras.oci.chunk_index import BlobIndex, ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
@@ -21,6 +23,7 @@ from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.pushes import PushClient
 from csi_oras.registry.sources import Readable, Source, in_memory
 from csi_oras.telemetry.progress import Counter, Progress
+from csi_oras.transfer.index_push import try_index
 from csi_oras.transfer.turns import Turns
 
 _SHARE = 4
@@ -35,6 +38,7 @@ class PushedLayer:
     source: Source
     mount_from: Repository | None = None
     """A repository that has it, from which the registry may take it instead."""
+    chunks: BlobIndex | None = None
 
 
 def in_repository(client: RepositoryClient, blob: Descriptor) -> Source:
@@ -80,6 +84,8 @@ class NewManifest:
     content: bytes
     media_type: str
     config: PushedLayer
+    index: ChunkIndex | None = None
+    """Its chunk index, which it names."""
 
     @property
     def digest(self) -> Digest:
@@ -97,22 +103,31 @@ class PushedArtifact:
 
 
 def manifest_of(
-    layers: Sequence[Descriptor], artifact_type: str = "", annotations: Mapping[str, str] | None = None
+    layers: Sequence[Descriptor],
+    artifact_type: str = "",
+    annotations: Mapping[str, str] | None = None,
+    index: ChunkIndex | None = None,
 ) -> NewManifest:
-    """Return the manifest of an artifact as `oras push` writes it; the same of the same layers."""
+    """Return the manifest of an artifact as `oras push` writes it, with its chunk index bound to it if there is one.
+
+    It is the same of the same layers.
+    """
     config = Descriptor.of(b"{}", media_types.EMPTY)
+    bound = {media_types.CHUNK_INDEX_DIGEST: str(index.descriptor.digest)} if index else {}
+    every = {**(annotations or {}), **bound}
     document = {
         "schemaVersion": 2,
         "mediaType": media_types.OCI_MANIFEST,
         "artifactType": artifact_type or media_types.UNKNOWN_ARTIFACT,
         "config": config.to_json(),
         "layers": [layer.to_json() for layer in layers],
-        **({"annotations": dict(annotations)} if annotations else {}),
+        **({"annotations": every} if every else {}),
     }
     return NewManifest(
         content=json.dumps(document, separators=(",", ":")).encode(),
         media_type=media_types.OCI_MANIFEST,
         config=PushedLayer(blob=config, source=in_memory(b"{}")),
+        index=index,
     )
 
 
@@ -132,24 +147,101 @@ class Pusher:
             UnobtainableError: the registry does not take it, or the bytes of a layer cannot be read.
             UnacceptableError: the registry does not behave.
         """
-        sent = self._send_all(client, layers, progress)
-        _send(client, manifest.config, Counter(manifest.config.blob.size))
-        digest = client.put_manifest(str(manifest.digest), manifest.content, manifest.media_type)
-        return PushedArtifact(digest=digest, size=sum(layer.blob.size for layer in layers), sent=sent)
+        with self.pushing(client, progress) as begun:
+            for layer in layers:
+                begun.begin(layer)
+            return begun.finish(manifest)
 
-    def _send_all(self, client: PushClient, layers: Sequence[PushedLayer], progress: Progress) -> int:
-        who, is_over, work = object(), threading.Event(), []
-        for layer in {layer.blob.digest: layer for layer in layers}.values():
-            counter = Counter(layer.blob.size)
-            progress.join(layer.blob.digest, counter, layer.blob.annotations.get(media_types.TITLE, ""))
-            wanted = replace(layer, source=_until(is_over, layer.source))
-            work.append(self._turns.submit(client.repository.registry, who, partial(_send, client, wanted, counter)))
+    @contextmanager
+    def pushing(
+        self, client: PushClient, progress: Progress, there: AbstractSet[Digest] = frozenset()
+    ) -> Iterator["Pushing"]:
+        """Push an artifact in a with statement, layer by layer as they are made; `there` is what the registry has."""
+        begun = Pushing(self._turns, client, progress, there)
         try:
-            return sum(future.result() for future in as_completed(work))
+            yield begun
         except BaseException:
-            is_over.set()
-            wait([future for future in work if not future.cancel()])  # nothing is read or sent behind the caller's back
+            begun.abandon()
             raise
+
+
+class Pushing:
+    """A push under way: blobs are sent while others are still made."""
+
+    def __init__(self, turns: Turns, client: PushClient, progress: Progress, there: AbstractSet[Digest]) -> None:
+        self._turns = turns
+        self._client = client
+        self._progress = progress
+        self._there = there
+        self._believed: list[PushedLayer] = []
+        """What is not pushed, since the registry is said to have it."""
+        self._seen: set[Digest] = set()
+        self._size = 0
+        self._is_over = threading.Event()
+        self._work: list[Future[int]] = []
+        self._failed: Future[int] | None = None
+
+    def begin(self, layer: PushedLayer) -> None:
+        """Push a layer soon, if it is missing.
+
+        Raises:
+            CsiOrasError: another one could not be pushed.
+        """
+        if self._failed:
+            self._failed.result()
+        self._size += layer.blob.size
+        if layer.blob.digest in self._seen:
+            return
+        self._seen.add(layer.blob.digest)
+        if layer.blob.digest in self._there:
+            self._believed.append(layer)
+        else:
+            self._submit(layer)
+
+    def finish(self, manifest: NewManifest) -> PushedArtifact:
+        """Wait for all layers, then push the config and the manifest by digest.
+
+        Raises:
+            UnobtainableError, UnacceptableError: as for `Pusher.push`.
+        """
+        sent = self._sent()
+        _send(self._client, manifest.config, Counter(manifest.config.blob.size))
+        try:
+            digest = self._put(manifest)
+        except (ArtifactNotFoundError, PushRefusedError):
+            if not self._believed:
+                raise
+            for layer in self._believed:  # it may have lost what it is said to have
+                self._submit(layer)
+            sent = self._sent()
+            digest = self._put(manifest)
+        if manifest.index:
+            try_index(self._client, manifest.index, Descriptor.of(manifest.content, manifest.media_type))
+        return PushedArtifact(digest=digest, size=self._size, sent=sent)
+
+    def abandon(self) -> None:
+        """Begin nothing more, and wait until nothing is read or sent behind the caller's back."""
+        self._is_over.set()
+        wait([future for future in self._work if not future.cancel()])
+
+    def _submit(self, layer: PushedLayer) -> None:
+        counter = Counter(layer.blob.size)
+        self._progress.join(layer.blob.digest, counter, layer.blob.annotations.get(media_types.TITLE, ""))
+        wanted = replace(layer, source=_until(self._is_over, layer.source))
+        registry = self._client.repository.registry
+        work = self._turns.submit(registry, self, partial(_send, self._client, wanted, counter))
+        self._work.append(work)
+        work.add_done_callback(self._note)
+
+    def _note(self, work: "Future[int]") -> None:
+        if not work.cancelled() and work.exception():
+            self._failed = work
+
+    def _sent(self) -> int:
+        return sum(future.result() for future in as_completed(self._work))
+
+    def _put(self, manifest: NewManifest) -> Digest:
+        return self._client.put_manifest(str(manifest.digest), manifest.content, manifest.media_type)
 
 
 def _send(client: PushClient, layer: PushedLayer, counter: Counter) -> int:

@@ -42,10 +42,10 @@ from csi_oras.transfer.bases import Bases, FoundBase, Hold, in_store
 from csi_oras.transfer.compose import Composed, Composer
 from csi_oras.transfer.export import NO_LIMITS, new_directory
 from csi_oras.transfer.image_layout import write_layout
-from csi_oras.transfer.push import NewManifest, Pusher, in_repository
+from csi_oras.transfer.push import NewManifest, PushedLayer, Pusher, in_repository
 
 MOST_FILES = 1000
-"""Files that become layers of their own; each costs three requests here, and one wherever it is pulled."""
+"""Layers from which on files are packed; each costs three requests here, and one wherever it is pulled."""
 _MOST_NAMED = 5
 _DIGITS = 12
 _LONGEST_TAG = 128
@@ -175,16 +175,19 @@ class VolumePusher:
         return self._access.use(base.repository, Found(credential=base.credential), action)
 
     def _send(self, ready: _Ready, pushes: PushClient, reading: RepositoryClient | None) -> WrittenBack:
-        composed = self._composed(ready, reading)
-        sent = self._pusher.push(pushes, composed.layers, composed.manifest, Progress()).sent
+        with self._pusher.pushing(pushes, Progress(), _there(ready.base, pushes)) as pushing:
+            composed = self._composed(ready, reading, pushing.begin)
+            sent = pushing.finish(composed.manifest).sent
         return self._tagged(ready.volume, pushes, composed, sent)
 
     def _laid_out(self, ready: _Ready, directory: Path, reading: RepositoryClient | None) -> Composed:
-        composed = self._composed(ready, reading)
+        composed = self._composed(ready, reading, lambda _: None)
         write_layout(composed, _tag(ready.volume), directory)
         return composed
 
-    def _composed(self, ready: _Ready, reading: RepositoryClient | None) -> Composed:
+    def _composed(
+        self, ready: _Ready, reading: RepositoryClient | None, made: Callable[[PushedLayer], None]
+    ) -> Composed:
         composer = Composer(
             volume=ready.volume,
             base=ready.base,
@@ -194,7 +197,7 @@ class VolumePusher:
         )
         for left in ready.directory.iterdir():  # with another credential it is done again
             left.unlink()
-        return composer.compose(ready.found)
+        return composer.compose(ready.found, made)
 
     def _base_source(self, ready: _Ready, reading: RepositoryClient | None, blob: Descriptor) -> Source:
         if self._content.has(blob):
@@ -219,6 +222,14 @@ class VolumePusher:
     def _turn(self, reference: Reference) -> threading.Lock:
         with self._lock:
             return self._turns.setdefault(reference, threading.Lock())
+
+
+def _there(base: FoundBase | None, pushes: PushClient) -> frozenset[Digest]:
+    """Return the layers of a base that the repository has: a manifest that is there keeps its blobs from collection."""
+    if base is None or base.repository != pushes.repository:
+        return frozenset()
+    digest = base.base.artifact
+    return base.digests if pushes.tag_digest(str(digest)) == digest else frozenset()
 
 
 @contextmanager
