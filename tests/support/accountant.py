@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,7 @@ def _pushed(node: Driver, address: str, repository: str, results: list[Result]) 
 
 
 def _read(node: Driver, reference: str) -> View:
-    name = f"reader-{reference.replace('/', '-').replace(':', '-')}"
+    name = f"reader-{zlib.crc32(reference.encode())}"
     target = node.target("reader", pod=name)
     node.publish(target, volume_id=name, reference=reference, pullPolicy="Always")
     view = shown(target)

@@ -20,14 +20,19 @@ from typing import Any
 
 from csi_oras import kernel
 from csi_oras.mount.target import Target
+from csi_oras.registry.pushes import PushClient
+from csi_oras.registry.upload_session import UploadSession
 from csi_oras.store import removal
 from csi_oras.store.catalogue import Catalogue
 from csi_oras.store.grants import Grants
 from csi_oras.store.ingest import Ingest
+from csi_oras.store.leases import Leases
 from csi_oras.store.objects import ObjectBatch
+from csi_oras.store.outbox import EntryState, OutboxEntry, OutboxState
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
 from csi_oras.store.writable import WritableVolumes
+from csi_oras.transfer.compose import Composer
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def _into(directory: str) -> Callable[..., bool]:
 
 
 def _from(directory: str) -> Callable[..., bool]:
-    return lambda path, **_options: f"/{directory}/" in os.fspath(path)
+    return lambda path, *_target, **_options: f"/{directory}/" in os.fspath(path)
 
 
 def _puts(state: VolumeState) -> Callable[..., bool]:
@@ -56,6 +61,22 @@ def _puts(state: VolumeState) -> Callable[..., bool]:
         return record.state is state
 
     return counts
+
+
+def _claims(_entry: OutboxEntry, state: OutboxState) -> bool:
+    return state.state is EntryState.PUSHING
+
+
+def _holds(*, any_of_them: bool) -> Callable[..., bool]:
+    return lambda _leases, _entry, digests: bool(digests) is any_of_them
+
+
+def _is_by_digest(_pushes: PushClient, identifier: str, *_manifest: Any) -> bool:
+    return ":" in identifier
+
+
+def _is_by_tag(_pushes: PushClient, identifier: str, *_manifest: Any) -> bool:
+    return ":" not in identifier
 
 
 def _runs(beginning: str) -> Callable[..., bool]:
@@ -101,6 +122,17 @@ POINTS: Mapping[str, list[Step]] = {
     "unpacked file removed": [Step(os, "unlink", _from("objects"))],
     "writable volume made": [Step(WritableVolumes, "make")],
     "captured": [Step(os, "rename", _into("outbox"))],
+    "entry's base held": [Step(Leases, "of_outbox", _holds(any_of_them=True))],
+    "entry claimed": [Step(OutboxEntry, "save", _claims)],
+    "layers made": [Step(Composer, "compose")],
+    "upload opened": [Step(UploadSession, "open")],
+    "blob uploaded": [Step(PushClient, "upload")],
+    "manifest pushed": [Step(PushClient, "put_manifest", _is_by_digest)],
+    "tag moved": [Step(PushClient, "put_manifest", _is_by_tag)],
+    "entry's base let go": [Step(Leases, "of_outbox", _holds(any_of_them=False))],
+    "entry out of the outbox": [Step(os, "rename", _from("outbox"))],
+    "entry's credential gone": [Step(os, "unlink", _from("outbox"))],
+    "entry emptied": [Step(OutboxEntry, "remove")],
     "quarantined": [Step(os, "rename", _into("quarantine"))],
     "schema named": [Step(_Connection, "execute", _runs("PRAGMA user_version ="))],
 }  # fmt: skip
