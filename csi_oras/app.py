@@ -23,6 +23,7 @@ from csi_oras.registry.service_accounts import ServiceAccountRule
 from csi_oras.registry.transport import Transport
 from csi_oras.store import sharing
 from csi_oras.store.catalogue import Catalogue
+from csi_oras.store.chunk_indexes import OwnIndexes
 from csi_oras.store.collection import Collector
 from csi_oras.store.content import ContentStore
 from csi_oras.store.database import Database
@@ -47,6 +48,7 @@ from csi_oras.transfer import outbox
 from csi_oras.transfer.access import Access
 from csi_oras.transfer.bases import Bases
 from csi_oras.transfer.blobs import BlobFetcher, Limits
+from csi_oras.transfer.chunk_indexes import ChunkIndexes
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.layout import ArtifactLimits
 from csi_oras.transfer.outbox import Outbox
@@ -112,6 +114,8 @@ class Application:
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
         self.keychain = Keychain(lambda: sources(self.policy))
+        self.own_indexes = OwnIndexes(self.paths)
+        self.chunk_indexes = ChunkIndexes(self.own_indexes, self.content, self.grants, load_key(self.paths))
         self._blobs = BlobFetcher(self.content, self._pull_limits, self.metrics)
         self._pulls = Turns("pull", _PULLS)
         self.puller = self._make_puller()

@@ -221,6 +221,7 @@ def _tasks(app: Application, recovery: Recovery) -> list[upkeep.Task]:
     """Return what a node's driver does when nobody asks; a controller keeps no store."""
     return [
         upkeep.Task(name="collect", seconds=_COLLECT_SECONDS, action=app.collector.tidy),
+        upkeep.Task(name="chunk indexes", seconds=_COLLECT_SECONDS, action=app.own_indexes.trim),
         upkeep.Task(name="sharing", seconds=_SHARING_SECONDS, action=app.measure_sharing),
         upkeep.Task(name="views", seconds=_VIEWS_SECONDS, action=app.views.reconcile),
         upkeep.Task(name="reconcile", seconds=_RECONCILE_SECONDS, action=recovery.reconcile),

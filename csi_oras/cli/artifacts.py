@@ -26,6 +26,7 @@ from csi_oras.cli.options import (
 )
 from csi_oras.cli.output import count_files
 from csi_oras.errors import InvalidRequestError
+from csi_oras.oci.chunk_index import ChunkIndex
 from csi_oras.oci.reference import Reference
 from csi_oras.store.leases import PullLease
 from csi_oras.telemetry.progress import Progress as TransferProgress
@@ -85,7 +86,8 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
         progress = TransferProgress()
         with bars(progress, f"pushing {target}"):
             layers = layers_of(files)
-            manifest = manifest_of([layer.blob for layer in layers], artifact_type)
+            index = ChunkIndex.of(layer.chunks for layer in layers)
+            manifest = manifest_of([layer.blob for layer in layers], artifact_type, index=index)
             pushed = Pusher().push(client, layers, manifest, progress)
             client.put_manifest(target.tag, manifest.content, manifest.media_type)
     pinned = target.pinned(pushed.digest)

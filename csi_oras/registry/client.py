@@ -179,6 +179,26 @@ class RepositoryClient:
             )
         return content
 
+    def unsized_blob(self, digest: Digest, limit: int) -> bytes:
+        """Fetch a blob whole of which only the digest is known; at most `limit` bytes.
+
+        Raises:
+            UnobtainableError: it cannot be got.
+            BadResponseError: it is larger, or encoded.
+            DigestMismatchError: it has another digest.
+        """
+        return self._asked(lambda session: self._unsized_blob(session, digest, limit), Capability.PULL)
+
+    def _unsized_blob(self, session: Session, digest: Digest, limit: int) -> bytes:
+        subject = self.repository.at(str(digest))
+        with session.get("GET", f"/blobs/{digest}", subject, {}) as response:
+            session.expect(response, subject, _OK)
+            answers.refuse_encoded(response, subject)
+            content = response.read(limit)
+        if (found := answers.digest_like(digest, content)) != digest:
+            raise DigestMismatchError(subject, f"{session.host.name} sent bytes with digest {found}", "report it")
+        return content
+
     def pushes(self, chunk_bytes: int = CHUNK_BYTES) -> PushClient:
         """Return what pushes here: to one host, as containerd the first that may.
 

@@ -19,7 +19,7 @@ from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
-from csi_oras.registry import answers
+from csi_oras.registry import answers, referrers
 from csi_oras.registry.failures import LARGEST_ERROR
 from csi_oras.registry.retries import retried
 from csi_oras.registry.session import Session
@@ -35,6 +35,9 @@ _LARGEST_MANIFEST = 8 << 20
 """Twice what registries must take (distribution-spec, Pushing Manifests)."""
 _NOT_MOUNTED = (UnauthenticatedError, AccessDeniedError, ArtifactNotFoundError, BadResponseError, PushRefusedError)
 """What registries answer to who may not read the other repository; an upload has to be allowed for itself."""
+
+_ROUNDS = 5
+"""Writes of a list of referrers, where somebody else's are put over it."""
 
 _Result = TypeVar("_Result")
 
@@ -121,9 +124,11 @@ class PushClient:
             UnobtainableError: the registry does not take it.
             DigestMismatchError: the registry says that it has taken something else.
         """
-        return self._tried(lambda: self._put_manifest(identifier, content, media_type))
+        self._tried(lambda: self._put_manifest(identifier, content, media_type))
+        return Digest.of(content)
 
-    def _put_manifest(self, identifier: str, content: bytes, media_type: str) -> Digest:
+    def _put_manifest(self, identifier: str, content: bytes, media_type: str) -> str:
+        """Put a manifest, and return the subject that the registry says it has seen to."""
         subject, digest = self.repository.at(identifier), Digest.of(content)
         headers = {"Content-Type": media_type, "Content-Length": str(len(content))}
         url = self._session.url(f"/manifests/{identifier}")
@@ -131,7 +136,46 @@ class PushClient:
             self._session.expect(response, subject, _CREATED)
             answers.check_digest(response.header("Docker-Content-Digest"), digest, subject)
             response.read(LARGEST_ERROR)
-        return digest
+            return response.header("OCI-Subject")
+
+    def put_referrer(self, content: bytes, entry: Descriptor, referred: Digest) -> None:
+        """Put a manifest by digest that refers to another, and list it where the registry does not do that itself.
+
+        Such a list is an index under a tag (distribution-spec, Pushing Manifests with Subject), which nobody locks:
+        it is read again after it was written, and written again if somebody's who wrote at that moment is there.
+
+        Raises:
+            UnobtainableError: the registry does not take it, or does not say what refers to a manifest.
+            UnacceptableError: what is under that tag is no list, or the registry does not behave.
+        """
+        answered = self._tried(lambda: self._put_manifest(str(entry.digest), content, entry.media_type))
+        if answered == str(referred) or self._tried(lambda: self._lists_referrers(referred)):
+            return
+        tag = referrers.tag_of(referred)
+        for _ in range(_ROUNDS):
+            changed = self._tried(lambda: referrers.with_entry(self._list(tag), entry, self.repository.at(tag)))
+            if changed is None:
+                return
+            self.put_manifest(tag, changed, media_types.OCI_INDEX)
+        raise PushRefusedError(self.repository.at(tag), "is written by others again and again", "try again")
+
+    def _lists_referrers(self, referred: Digest) -> bool:
+        """Ask a registry that did not say so whether it lists them itself."""
+        subject, accept = f"referrers of {self.repository.at(str(referred))}", {"Accept": media_types.OCI_INDEX}
+        with self._session.get("GET", f"/referrers/{referred}", subject, accept, actions=PUSH) as response:
+            if referrers.are_not_served(response):
+                return False
+            self._session.expect(response, subject, _OK)
+            return True
+
+    def _list(self, tag: str) -> bytes | None:
+        subject, accept = self.repository.at(tag), {"Accept": media_types.OCI_INDEX}
+        with self._session.get("GET", f"/manifests/{tag}", subject, accept, actions=PUSH) as response:
+            if response.status == _NOT_FOUND:
+                return None
+            self._session.expect(response, subject, _OK)
+            answers.refuse_encoded(response, subject)
+            return response.read(referrers.LARGEST_PAGE)
 
     def tag_digest(self, tag: str) -> Digest | None:
         """Ask what a tag means now; None where there is no such tag.

@@ -4,7 +4,11 @@ A list is a hint of what there may be, never evidence: whoever may push to a rep
 is bounded in entries, bytes and pages, and leads to no other host.
 """
 
+import json
+from typing import Any
+
 from csi_oras.errors import BadResponseError
+from csi_oras.oci import document as documents
 from csi_oras.oci import manifest as manifests
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
@@ -43,3 +47,21 @@ def entries(content: bytes, subject: str) -> list[Descriptor]:
 def tag_of(digest: Digest) -> str:
     """Return the tag that holds the list where there is no interface (distribution-spec, Referrers Tag Schema)."""
     return f"{digest.algorithm[:32]}-{digest.encoded[:64]}"
+
+
+def with_entry(content: bytes | None, entry: Descriptor, subject: str) -> bytes | None:
+    """Return what a list (None: there is none yet) has to become to name `entry`, or None where it does already.
+
+    What others have put there stays, whatever it is.
+
+    Raises:
+        UnacceptableError: it is no list.
+    """
+    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": []}
+    if content is not None:
+        if entry.digest in {there.digest for there in entries(content, subject)}:
+            return None
+        document = documents.parse_object(content, subject)
+    named = {**entry.to_json(), "artifactType": entry.artifact_type}
+    changed = {**document, "manifests": [*document["manifests"], named]}
+    return json.dumps(changed, separators=(",", ":")).encode()

@@ -72,6 +72,11 @@ class StatePaths:
         return self.root / "objects" / "sha256"
 
     @property
+    def indexes(self) -> Path:
+        """Chunk indexes that the node has made itself, by algorithm and digest of their blobs."""
+        return self.root / "indexes"
+
+    @property
     def views(self) -> Path:
         """Links by name to what is here, for people."""
         return self.root / "views"

@@ -1,6 +1,5 @@
 """Files that a person names: each is a layer under its name, as `oras push` makes them."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from pathlib import Path
 from csi_oras.errors import InvalidRequestError, printable
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
-from csi_oras.oci.digest import Digest
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.registry.sources import in_file
+from csi_oras.transfer.hashing import hash_blob
 from csi_oras.transfer.push import PushedLayer
 
 _PARALLEL = 4
@@ -76,15 +75,16 @@ def _name(file: Path, base: Path) -> Name:
 
 
 def layers_of(files: Sequence[NamedFile]) -> list[PushedLayer]:
-    """Return the layers that files are; each is read once for its digest."""
+    """Return the layers that files are; each is read once for its digest and those of its chunks."""
     with ThreadPoolExecutor(_PARALLEL, "hash") as pool:
         return list(pool.map(_layer, files))
 
 
 def _layer(file: NamedFile) -> PushedLayer:
-    with file.path.open("rb") as source:
-        digest = Digest("sha256", hashlib.file_digest(source, "sha256").hexdigest())
-        size = source.tell()
+    with file.path.open("rb", buffering=0) as source:
+        hashed = hash_blob(source, os.fstat(source.fileno()).st_size)
     annotations = {media_types.TITLE: str(file.name)}
-    layer = Descriptor(media_type=media_types.LAYER_TAR, digest=digest, size=size, annotations=annotations)
-    return PushedLayer(blob=layer, source=in_file(file.path))
+    layer = Descriptor(
+        media_type=media_types.LAYER_TAR, digest=hashed.digest, size=hashed.size, annotations=annotations
+    )
+    return PushedLayer(blob=layer, source=in_file(file.path), chunks=hashed.chunks)
