@@ -20,6 +20,8 @@ CSI_ORAS_E2E_KUBELET_DIR        the kubelet's directory, `/var/lib/kubelet` by d
 CSI_ORAS_E2E_HOST_NETWORK       `true`: driver and controller use the node's network, for a registry on its loopback
 CSI_ORAS_E2E_API                `HOST:PORT` of the API server, for a cluster without kube-proxy
 CSI_ORAS_E2E_POD_IMAGE          an image with sh, cat and find, `busybox:1.37` by default
+CSI_ORAS_E2E_REGISTRY_IMAGE     the registry that the workflow's example runs, `registry:3.0.0` by default;
+                                it wants a default StorageClass or a PersistentVolume of 10Gi, and Services with names
 """
 
 import os
@@ -32,7 +34,7 @@ import pytest
 
 from e2e import manifests
 from e2e.cluster import apply, delete, get, kubectl, roll_out, wait_ready
-from e2e.manifests import NAMESPACE, SYSTEM, Settings
+from e2e.manifests import NAMESPACE, SYSTEM, WRITTEN, Settings
 
 FILES = {
     "config.json": '{"layers": 1}\n',
@@ -76,6 +78,22 @@ def namespace(driver: str) -> Iterator[str]:  # noqa: ARG001 (without a driver p
         yield NAMESPACE
     finally:
         kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=180s")
+
+
+@pytest.fixture(scope="session")
+def written(settings: Settings, driver: str) -> Iterator[str]:  # noqa: ARG001 (without a driver pods could not end)
+    """Where pods may push to: in the workflow's own registry, which is rolled out."""
+    assert get("namespace", "workflow") is None, (
+        "the cluster has a namespace workflow already: this suite would delete it"
+    )
+    try:
+        apply(
+            manifests.workflow_example(settings, "Namespace", "PersistentVolumeClaim", "Deployment", "Service"),
+        )
+        roll_out("deployment/registry", "workflow")
+        yield WRITTEN
+    finally:
+        kubectl("delete", "namespace", "workflow", "--ignore-not-found", "--timeout=180s")
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 
 from e2e.cluster import kubectl
+from tests.support import workflow
 
 BASE = Path(__file__).resolve().parent.parent / "deploy" / "daemonset"
 IMAGE = "ghcr.io/csi-oras/csi-oras"
@@ -17,6 +18,9 @@ SYSTEM = "csi-oras"
 """The namespace of the driver."""
 NAMESPACE = "csi-oras-e2e"
 """The namespace of the pods."""
+WRITTEN = f"{workflow.ADDRESS}/written"
+"""Where the pods of that namespace may push to: the registry of the workflow, in repositories of their own."""
+_HOSTS = "/etc/csi-oras-hosts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,7 @@ class Settings:
     host_network: bool
     api: str
     pod_image: str
+    registry_image: str
 
     @classmethod
     def of_environment(cls) -> Self:
@@ -59,6 +64,7 @@ class Settings:
             host_network=value("HOST_NETWORK") == "true",
             api=value("API"),
             pod_image=value("POD_IMAGE", "busybox:1.37"),
+            registry_image=value("REGISTRY_IMAGE", "registry:3.0.0"),
         )
 
 
@@ -66,6 +72,8 @@ def deployment(settings: Settings) -> str:
     """Return the base as the cluster gets it: through an overlay, and with the kubelet directory that it has."""
     with tempfile.TemporaryDirectory() as directory:
         overlay = Path(directory).resolve()
+        (overlay / "policy.yaml").write_text(yaml.safe_dump(_policy()))
+        (overlay / "hosts.toml").write_text(workflow.HOSTS)
         (overlay / "kustomization.yaml").write_text(yaml.safe_dump(_overlay(settings, overlay)))
         rendered = kubectl("kustomize", str(overlay))
     return rendered.replace("/var/lib/kubelet", settings.kubelet_dir).replace(
@@ -92,6 +100,12 @@ def example(name: str, settings: Settings) -> str:
     return text
 
 
+def workflow_example(settings: Settings, *kinds: str) -> str:
+    """Return the objects of these kinds that the workflow has, with the images of the test."""
+    text = yaml.safe_dump_all(found for found in workflow.OBJECTS if found["kind"] in kinds)
+    return text.replace("busybox:1.37", settings.pod_image).replace("registry:3.0.0", settings.registry_image)
+
+
 def inline(pod: str, attributes: Mapping[str, str], settings: Settings) -> str:
     """Return the inline example as a pod of this name, with these attributes and no others."""
     document = yaml.safe_load(example("inline", settings))
@@ -100,17 +114,46 @@ def inline(pod: str, attributes: Mapping[str, str], settings: Settings) -> str:
     return yaml.safe_dump(document)
 
 
+def writer(pod: str, script: str, volume: Mapping[str, object], settings: Settings) -> str:
+    """Return a pod that is not root and runs a script, once, in a volume that it may write to."""
+    document = yaml.safe_load(example("inline", settings))
+    document["metadata"]["name"] = pod
+    spec = document["spec"]
+    spec["restartPolicy"] = "Never"
+    spec["securityContext"]["runAsUser"] = 1000
+    spec["containers"][0] |= {"command": ["sh", "-ec", script], "workingDir": "/model"}
+    spec["volumes"] = [{"name": "model", **volume}]
+    return yaml.safe_dump(document)
+
+
+def _policy() -> dict[str, object]:
+    """Return the policy that is shipped, with what the workflow's README wants, and as much for the test's pods."""
+    policy: dict[str, Any] = yaml.safe_load((BASE / "policy.yaml").read_text()) | workflow.POLICY
+    policy["registries"]["hostsDirs"].append(_HOSTS)
+    policy["writeBack"]["allow"].append({"namespaces": [NAMESPACE], "references": [f"{WRITTEN}/**"]})
+    return policy
+
+
 def _overlay(settings: Settings, directory: Path) -> dict[str, object]:
-    overlay: dict[str, object] = {"resources": [os.path.relpath(BASE, directory)]}
+    generated = [
+        {"name": "csi-oras-policy", "namespace": SYSTEM, "behavior": "merge", "files": ["policy.yaml"]},
+        {"name": "csi-oras-hosts", "namespace": SYSTEM, "files": ["hosts.toml"]},
+    ]
+    overlay: dict[str, object] = {
+        "resources": [os.path.relpath(BASE, directory)],
+        "configMapGenerator": generated,
+        "generatorOptions": {"disableNameSuffixHash": True, "labels": {"app.kubernetes.io/part-of": "csi-oras"}},
+    }
     if settings.image:
         name, tagged, tag = settings.image.rpartition(":")
         overlay["images"] = [{"name": IMAGE, "newName": name if tagged else settings.image, "newTag": tag or "latest"}]
-    patches = []
+    patches = [_pod_patch("DaemonSet", "csi-oras-node", _hosts())]
     if settings.host_network:
+        network = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
         patches += [
-            _pod_patch("DaemonSet", "csi-oras-node", {"hostNetwork": True}),
+            _pod_patch("DaemonSet", "csi-oras-node", network),
             # on the host's network there is one of each port per node, and there may be one node only
-            _pod_patch("Deployment", "csi-oras-controller", {"hostNetwork": True}, replicas=1),
+            _pod_patch("Deployment", "csi-oras-controller", network, replicas=1),
         ]
     if settings.api:
         host, _, port = settings.api.rpartition(":")
@@ -122,6 +165,15 @@ def _overlay(settings: Settings, directory: Path) -> dict[str, object]:
         ):
             patches.append(_pod_patch(kind, name, {"containers": [{"name": container, "env": variables}]}))
     return {**overlay, "patches": patches}
+
+
+def _hosts() -> dict[str, object]:
+    """Return the workflow's hosts.toml in a pod, for a test cannot put files on nodes."""
+    items = [{"key": "hosts.toml", "path": f"{workflow.ADDRESS}/hosts.toml"}]
+    return {
+        "containers": [{"name": "csi-oras", "volumeMounts": [{"name": "workflow", "mountPath": _HOSTS}]}],
+        "volumes": [{"name": "workflow", "configMap": {"name": "csi-oras-hosts", "items": items}}],
+    }
 
 
 def _pod_patch(kind: str, name: str, pod: Mapping[str, object], **spec: object) -> dict[str, str]:

@@ -1,10 +1,9 @@
-"""What pods see of their volumes on a cluster, while the driver comes, is restarted and goes; in this order."""
+"""What pods see of their volumes on a cluster, while the driver comes and is restarted; in this order."""
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,80 +22,26 @@ from e2e.cluster import (
 )
 from e2e.conftest import EXAMPLES, FILES, push, write_files
 from e2e.manifests import NAMESPACE, SYSTEM, Settings
+from e2e.pods import DRIVER, applied, contents, described, driver_pods, registered_nodes, running, told
 from e2e.publisher import publish
 from tests.support.artifacts import Layer
 from tests.support.kinds_archives import DIRECTORY, Packed, oras_directory, pack
 from tests.support.tars import tar
 
-DRIVER = "csi.oras.land"
 SHOWN = {
     "inline": {name: content for name, content in FILES.items() if not name.endswith(".md")},
     "storageclass": FILES,
     "static": {"layer-0.bin": FILES["weights/layer-0.bin"]},
 }
 """What each example selects of the artifact."""
-OURS = "app.kubernetes.io/part-of=csi-oras"
-KINDS = "all,csidrivers,clusterroles,clusterrolebindings,roles,rolebindings,storageclasses,serviceaccounts,configmaps"
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def contents(pod: str) -> dict[str, str]:
-    """Read every file of a pod's volume from inside the pod."""
-    names = run_inside(pod, "cd /model && find . -type f", NAMESPACE).split()
-    return {name.removeprefix("./"): run_inside(pod, f"cat /model/{name}", NAMESPACE) for name in names}
-
-
-def driver_pods() -> list[str]:
-    """Return the pods of the DaemonSet."""
-    found = get("pods", "--selector", "app.kubernetes.io/component=node", namespace=SYSTEM)
-    return [pod["metadata"]["name"] for pod in found["items"]]
-
-
-def told(pod: str, sentence: str) -> bool:
-    """Whether an event of a pod says why its volume is not there."""
-    events = get("events", "--field-selector", f"involvedObject.name={pod}", namespace=NAMESPACE)["items"]
-    return any(event["reason"] == "FailedMount" and sentence in event["message"] for event in events)
-
-
-def described(pod: str) -> list[str]:
-    """Return the driver's own lines among the events that `kubectl describe` shows of a pod."""
-    text = kubectl("describe", "pod", pod, namespace=NAMESPACE)
-    return [" ".join(line.split()) for line in text.splitlines() if f" {DRIVER} " in line]
-
-
-@contextmanager
-def applied(text: str) -> Iterator[None]:
-    """Have what manifests name for a while."""
-    apply(text, NAMESPACE)
-    try:
-        yield
-    finally:
-        delete(text, NAMESPACE)
-
-
-@contextmanager
-def running(pod: str, settings: Settings, reference: str, **attributes: str) -> Iterator[None]:
-    """Have a pod run with a volume of what the registry has for `reference` now."""
-    with applied(manifests.inline(pod, {"reference": reference, "pullPolicy": "Always", **attributes}, settings)):
-        wait_ready(pod, NAMESPACE)
-        yield
 
 
 def mounts() -> int:
     """Count the volumes that the nodes have mounted, as the kernel of each node says."""
     script = "grep -c '/trees/.*kubernetes.io~csi' /proc/self/mountinfo || true"
     return sum(int(run_inside(pod, script, SYSTEM, "csi-oras")) for pod in driver_pods())
-
-
-def registered_nodes() -> set[str]:
-    """Return the nodes whose kubelets know the driver."""
-    nodes = get("csinodes")["items"]
-    return {
-        node["metadata"]["name"]
-        for node in nodes
-        if any(driver["name"] == DRIVER for driver in node["spec"]["drivers"] or [])
-    }
 
 
 @pytest.mark.usefixtures("driver")
@@ -263,21 +208,3 @@ def test_pods_when_deleted_leave_no_volume(settings: Settings, pods: dict[str, s
         delete(manifests.example(example, settings), namespace)
     assert mounts() == 0
     eventually(lambda: get("persistentvolume", volume) is None, f"PersistentVolume {volume} deleted with its claim")
-
-
-@pytest.mark.usefixtures("driver")
-def test_controller_when_it_has_served_was_refused_nothing() -> None:
-    found = get("pods", "--selector", "app.kubernetes.io/component=controller", namespace=SYSTEM)["items"]
-    names = [pod["metadata"]["name"] for pod in found]
-    logs = "".join(kubectl("logs", name, "--container", "csi-provisioner", namespace=SYSTEM) for name in names)
-    assert "ProvisioningSucceeded" in logs
-    assert [line for line in logs.splitlines() if "forbidden" in line.lower()] == []
-
-
-def test_manifests_when_deleted_leave_nothing(driver: str) -> None:
-    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=180s")
-    delete(driver)
-    left = get(KINDS, "--all-namespaces", "--selector", OURS)
-    assert [item["metadata"]["name"] for item in (left or {"items": []})["items"]] == []
-    assert get("namespace", SYSTEM) is None
-    eventually(lambda: not registered_nodes(), "the kubelets forget the driver")
