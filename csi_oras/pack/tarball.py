@@ -24,7 +24,7 @@ _LEVEL = 1
 """Three times as fast as the usual one; a pod's end waits for it."""
 _GZIP = 16 + zlib.MAX_WBITS
 """zlib's word for gzip, whose header it gives no time and no name."""
-_PIECE_BYTES = 1 << 20
+_BLOCK_BYTES = 256 << 10
 _FILE_MODE, _EXECUTABLE_MODE, _LINK_MODE = 0o644, 0o755, 0o777
 _END = bytes(2 * tarfile.BLOCKSIZE)
 
@@ -54,9 +54,9 @@ def pack(directory: PackedDirectory, open_file: Callable[[Name, File], Source], 
         target.write(content)
         size += len(content)
 
-    for piece in _tar(directory, open_file):
-        tar.update(piece)
-        write(compressor.compress(piece))
+    for block in _blocks(_tar(directory, open_file)):
+        tar.update(block)
+        write(compressor.compress(block))
     write(compressor.flush())
     annotations = {
         media_types.TITLE: directory.title,
@@ -69,6 +69,17 @@ def pack(directory: PackedDirectory, open_file: Callable[[Name, File], Source], 
         size=size,
         annotations=MappingProxyType(annotations),
     )
+
+
+def _blocks(pieces: Iterator[bytes | memoryview]) -> Iterator[bytearray]:
+    """Join pieces, for zlib and hashes cost as much for few bytes as for many, and let no other thread run meanwhile."""
+    block = bytearray()
+    for piece in pieces:
+        block += piece
+        if len(block) >= _BLOCK_BYTES:
+            yield block
+            block.clear()
+    yield block
 
 
 def _tar(directory: PackedDirectory, open_file: Callable[[Name, File], Source]) -> Iterator[bytes | memoryview]:
@@ -91,10 +102,11 @@ def _member(name: Name, found: Carried, open_file: Callable[[Name, File], Source
     elif isinstance(found, File):
         mode = _EXECUTABLE_MODE if found.is_executable else _FILE_MODE
         yield _header(str(name), tarfile.REGTYPE, mode, size=found.size)
-        buffer = bytearray(min(found.size, _PIECE_BYTES) or 1)
+        buffer, left = bytearray(min(found.size, _BLOCK_BYTES)), found.size
         with closing(open_file(name, found)) as source:
-            while count := source.readinto(buffer):
+            while left and (count := source.readinto(buffer)):
                 yield memoryview(buffer)[:count]
+                left -= count
         yield bytes(-found.size % tarfile.BLOCKSIZE)
 
 
