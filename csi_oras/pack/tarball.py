@@ -72,7 +72,7 @@ def pack(directory: PackedDirectory, open_file: Callable[[Name, File], Source], 
 
 
 def _blocks(pieces: Iterator[bytes | memoryview]) -> Iterator[bytearray]:
-    """Join pieces, for zlib and hashes cost as much for few bytes as for many, and let no other thread run meanwhile."""
+    """Join pieces: zlib and hashes cost as much for few bytes as for many, and let no thread run meanwhile."""
     block = bytearray()
     for piece in pieces:
         block += piece
