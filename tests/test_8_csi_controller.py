@@ -24,6 +24,7 @@ _Mode = csi_pb2.VolumeCapability.AccessMode
 _WRITER = _Mode(mode=SINGLE_NODE_WRITER)
 _BLOCK = csi_pb2.VolumeCapability(block=csi_pb2.VolumeCapability.BlockVolume(), access_mode=_WRITER)
 _NO_TYPE = csi_pb2.VolumeCapability(access_mode=_WRITER)
+_READER = mount_capability(MULTI_NODE_READER_ONLY)
 _CLONE = csi_pb2.VolumeContentSource(volume=csi_pb2.VolumeContentSource.VolumeSource(volume_id="x"))
 
 
@@ -150,6 +151,10 @@ def test_create_of_an_index_pins_the_index(shared_driver: Driver, fake: FakeRegi
         ({"parameters": {"reference": "reg.example/${pvc.metadata.name}:v1"}}, "${pvc.metadata.name}"),
         ({"parameters": {"reference": "reg.example/${pod.metadata.name}:v1"}}, "${pod.metadata.name}"),
         ({"parameters": {"writeBackReference": f"reg.example/b@sha256:{'0' * 64}"}}, "writeBack"),
+        (
+            {"parameters": {"writeBackReference": "reg.example/b:v1"}, "volume_capabilities": [_READER]},
+            "a read-only volume has nothing else to show",
+        ),
         ({"parameters": {"reference": "reg.example/a:v1", "include": "x" * 4090}}, "4096"),
     ],
     ids=str,

@@ -73,6 +73,8 @@ class Controller(csi_pb2_grpc.ControllerServicer):
             raise InvalidRequestError("volume_content_source", "is not served", "name the artifact as reference")
         requests.check_map(request.parameters, "parameters")
         wanted = volume_attributes.parse(request.parameters, claim_variables(request.parameters))
+        if requests.are_read_only(request.volume_capabilities):  # said now, and not by each pod
+            wanted = wanted.read_only()
         secret = requests.parse_secrets(request.secrets)
         pinned = None
         if not wanted.starts_empty:

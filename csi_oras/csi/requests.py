@@ -154,6 +154,11 @@ def check_capabilities(capabilities: Iterable[csi_pb2.VolumeCapability]) -> None
                 )
 
 
+def are_read_only(capabilities: Iterable[csi_pb2.VolumeCapability]) -> bool:
+    """Say whether nobody may write by any of them."""
+    return all(capability.access_mode.mode in _READER_ONLY for capability in capabilities)
+
+
 def _fingerprint(request: csi_pb2.NodePublishVolumeRequest) -> str:
     """Digest what a user asked for; what the cluster adds may change between two calls for one volume."""
     own: list[Any] = sorted(
