@@ -20,6 +20,7 @@ from csi_oras.errors import (
     BadResponseError,
     CsiOrasError,
     DigestMismatchError,
+    NoSpaceError,
     PushRefusedError,
     RegistryUnavailableError,
     RequestError,
@@ -195,7 +196,8 @@ class Outbox:
     def _attempt(self, entry: OutboxEntry, state: OutboxState) -> WrittenBack:
         began = replace(state, state=EntryState.PUSHING, attempts=state.attempts + 1)
         with self._noted(entry, began):
-            entry.save(began)
+            with suppress(NoSpaceError):  # a push makes room, and this note does not
+                entry.save(began)
             volume = entry.writing.volume()
             written = self._push.push(entry.writing)
             self._remove(entry)
