@@ -169,6 +169,7 @@ class Application:
         return VolumePusher(
             access=Access(self.registries, self.keychain),
             bases=Bases(self.content, self.trees, self.puller, self._manifest_limits),
+            indexes=self.chunk_indexes,
             content=self.content,
             leases=self.leases,
             paths=self.paths,

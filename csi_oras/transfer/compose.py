@@ -4,7 +4,6 @@ The same content over the same base in the same pod makes the same bytes, so tha
 nothing had happened.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from types import MappingProxyType
 
 from csi_oras.artifact import generic
 from csi_oras.oci import media_types, titles
+from csi_oras.oci.chunk_index import BlobIndex, ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.pack.layers import LayerPlan, PackedDirectory, Reused, WholeFile
@@ -24,6 +24,7 @@ from csi_oras.store.paths import store_errors
 from csi_oras.store.writable import WritableVolume
 from csi_oras.telemetry.events import Pod
 from csi_oras.transfer.bases import FoundBase
+from csi_oras.transfer.hashing import hash_blob
 from csi_oras.transfer.push import NewManifest, PushedLayer, manifest_of
 
 _PARALLEL = 4
@@ -44,7 +45,7 @@ class Composed:
 class Composer:
     """Makes an artifact of a volume: `opened` shows its files, and `directory` is for what is packed.
 
-    `base_source` says where the bytes of a blob of the base are.
+    `base_source` says where the bytes of a blob of the base are, `base_chunks` what its chunks are, if that is known.
     """
 
     volume: WritableVolume
@@ -52,6 +53,7 @@ class Composer:
     opened: Volume
     directory: Path
     base_source: Callable[[Descriptor], Source]
+    base_chunks: Callable[[Descriptor], BlobIndex | None]
 
     def compose(self, found: Survey, made: Callable[[PushedLayer], None]) -> Composed:
         """Return what a volume becomes: its base as it is, where nothing changed and that reads the same.
@@ -74,21 +76,26 @@ class Composer:
         if not layers:  # as ORAS has it, for registries want a layer
             layers = [PushedLayer(blob=Descriptor.of(_EMPTY, media_types.EMPTY), source=in_memory(_EMPTY))]
             made(layers[0])
-        manifest = manifest_of([layer.blob for layer in layers], self._artifact_type(), self._annotations())
+        index = ChunkIndex.of(layer.chunks for layer in layers)
+        manifest = manifest_of([layer.blob for layer in layers], self._artifact_type(), self._annotations(), index)
         return Composed(layers=tuple(layers), manifest=manifest)
 
     def _unchanged(self, base: FoundBase) -> Composed:
+        layers = tuple(self._of_base(base, blob) for blob in base.manifest.layers)
+        index = ChunkIndex.of(layer.chunks for layer in layers)
         manifest = NewManifest(
             content=base.content,
             media_type=base.manifest.media_type,
             config=self._of_base(base, base.manifest.config),
+            index=index if index and index.descriptor.digest == base.manifest.chunk_index else None,
         )
-        return Composed(layers=tuple(self._of_base(base, blob) for blob in base.manifest.layers), manifest=manifest)
+        return Composed(layers=layers, manifest=manifest)
 
     def _of_base(self, base: FoundBase, blob: Descriptor) -> PushedLayer:
         is_empty = blob.digest == _EMPTY_DIGEST  # which volumes need not, and pulls do not fetch
         source = in_memory(_EMPTY) if is_empty else self.base_source(blob)
-        return PushedLayer(blob=blob, source=source, mount_from=base.repository)
+        chunks = self.base_chunks(blob)
+        return PushedLayer(blob=blob, source=source, mount_from=base.repository, chunks=chunks)
 
     def _layers(self, plans: Sequence[LayerPlan], made: Callable[[PushedLayer], None]) -> list[PushedLayer]:
         layers = []
@@ -125,7 +132,8 @@ class Composer:
 
     def _file(self, layer: WholeFile) -> PushedLayer:
         with self.opened.open(layer.name, layer.file) as file:
-            digest = Digest("sha256", hashlib.file_digest(file, "sha256").hexdigest())
+            hashed = hash_blob(file, layer.file.size)
+        digest = hashed.digest
         blob = Descriptor(
             media_type=media_types.LAYER_TAR,
             digest=digest,
@@ -135,7 +143,7 @@ class Composer:
         if layer.before and layer.before.digest == digest and _reads_as(layer.before, layer):
             blob = self._titled(layer.before)
         mount_from = self.base.repository if self.base and digest in self.base.digests else None  # by whatever name
-        return PushedLayer(blob=blob, source=self._in_volume(layer), mount_from=mount_from)
+        return PushedLayer(blob=blob, source=self._in_volume(layer), mount_from=mount_from, chunks=hashed.chunks)
 
     def _in_volume(self, layer: WholeFile) -> Source:
         @contextmanager

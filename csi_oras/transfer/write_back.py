@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from csi_oras.errors import PushRefusedError, UnsupportedContentError
+from csi_oras.errors import PushRefusedError, UnobtainableError, UnsupportedContentError
 from csi_oras.oci import media_types
+from csi_oras.oci.chunk_index import indexed
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.glob import Glob
@@ -39,6 +40,7 @@ from csi_oras.store.writable import WritableVolume, Writing
 from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.access import Access
 from csi_oras.transfer.bases import Bases, FoundBase, Hold, in_store
+from csi_oras.transfer.chunk_indexes import ChunkIndexes, FoundIndexes
 from csi_oras.transfer.compose import Composed, Composer
 from csi_oras.transfer.export import NO_LIMITS, new_directory
 from csi_oras.transfer.image_layout import write_layout
@@ -89,6 +91,7 @@ class VolumePusher:
         *,
         access: Access,
         bases: Bases,
+        indexes: ChunkIndexes,
         content: ContentStore,
         leases: Leases,
         paths: StatePaths,
@@ -97,6 +100,7 @@ class VolumePusher:
     ) -> None:
         self._access = access
         self._bases = bases
+        self._indexes = indexes
         self._content = content
         self._leases = leases
         self._paths = paths
@@ -194,10 +198,26 @@ class VolumePusher:
             opened=ready.opened,
             directory=ready.directory,
             base_source=partial(self._base_source, ready, reading),
+            base_chunks=self._base_indexes(ready.base, reading).index_of,
         )
         for left in ready.directory.iterdir():  # with another credential it is done again
             left.unlink()
         return composer.compose(ready.found, made)
+
+    def _base_indexes(self, base: FoundBase | None, reading: RepositoryClient | None) -> FoundIndexes:
+        """Find the chunk index of the base, which its registry is asked for only where it says that it has one."""
+        if base is None or not indexed(base.manifest.layers):
+            return FoundIndexes(blobs={})
+
+        def find(client: RepositoryClient | None) -> FoundIndexes:
+            return self._indexes.find(client, base.manifest, base.base.artifact, hints=False)
+
+        if reading or base.absent or base.manifest.chunk_index is None:
+            return find(reading)
+        try:
+            return self._access.use(base.repository, Found(credential=base.credential), find)
+        except UnobtainableError:
+            return find(None)
 
     def _base_source(self, ready: _Ready, reading: RepositoryClient | None, blob: Descriptor) -> Source:
         if self._content.has(blob):
