@@ -5,11 +5,16 @@ Everything below is handed what it needs and knows nothing of settings.
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import csi_oras
 from csi_oras import config
 from csi_oras.errors import StoreBrokenError
+from csi_oras.lazy.blob import Parts, Proof
+from csi_oras.lazy.kept import KeptTrees
+from csi_oras.lazy.trees import LazyTrees
+from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.platform import Platform
 from csi_oras.pack.walk import WalkLimits
 from csi_oras.policy.access import RepositoryRules
@@ -117,6 +122,7 @@ class Application:
         self.own_indexes = OwnIndexes(self.paths)
         self.chunk_indexes = ChunkIndexes(self.own_indexes, self.content, self.grants, load_key(self.paths))
         self._blobs = BlobFetcher(self.content, self._pull_limits, self.metrics)
+        self._gatherer = Gatherer(self.content, self.grants, self.collector, self._blobs, self.metrics)
         self._pulls = Turns("pull", _PULLS)
         self.puller = self._make_puller()
         self._count_again = 0.0
@@ -137,7 +143,7 @@ class Application:
             access=Access(self.registries, self.keychain),
             store=store,
             resolver=Resolver(self.content, self.grants, self._manifest_limits),
-            gatherer=Gatherer(self.content, self.grants, self.collector, self._blobs, self.metrics),
+            gatherer=self._gatherer,
             conditions=Conditions(
                 rules=lambda: rules(self.policy),
                 verifier=Verifier(lambda: verification(self.policy), SignatureRecords(self.database), self.metrics),
@@ -188,6 +194,17 @@ class Application:
             records=self.wishes,
             observers=observers,
         )
+
+    def lazy_trees(self, observe: Callable[[Descriptor, Proof], None]) -> LazyTrees:
+        """Return what serves lazy volumes; `observe` hears what came of proofs."""
+        parts = Parts(
+            content=self.content,
+            grants=self.grants,
+            fetcher=self._blobs,
+            make_room=self._gatherer.make_room,
+            observe=observe,
+        )
+        return LazyTrees(KeptTrees(self.paths.root / "lazy"), self.leases, self.puller.connect, parts)
 
     def adopt_policy(self, policy: config.Policy) -> None:
         """Put a changed policy in force, for everything that begins from now on."""

@@ -115,6 +115,11 @@ class Ingest:
         with self._grown:
             return self._extents.covered
 
+    def around(self, position: int) -> tuple[int, int]:
+        """Return from where and up to where all is there around an offset."""
+        with self._grown:
+            return self._extents.around(position)
+
     def wait_beyond(self, position: int, timeout: float) -> int:
         """Wait until everything up to some offset beyond `position` is there, and return that offset.
 

@@ -21,6 +21,7 @@ from csi_oras.telemetry.logs import logger
 _PULL = "pull"
 _WISH = "prefetch"
 _OUTBOX = "outbox"
+_LAZY = "lazy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class Held:
             return "shown by 1 volume" if volumes == 1 else f"shown by {volumes} volumes"
         if _PULL in kinds:
             return "a pull is under way"
+        if _LAZY in kinds:
+            return "read by a lazy volume"
         if _OUTBOX in kinds:
             return "the base of what waits in the outbox"
         return "on the prefetch list" if _WISH in kinds else f"held by {kinds[0]}" if kinds else ""
@@ -103,6 +106,15 @@ class Leases:
             StoreBrokenError: the store fails.
         """
         self._hold(f"{_OUTBOX} {entry}", digests)
+
+    def of_lazy(self, tree: str, digests: Iterable[Digest]) -> None:
+        """Hold for a lazy tree exactly `digests` from now on; none lets go of all.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        self._hold(f"{_LAZY} {tree}", digests)
 
     def _hold(self, holder: str, digests: Iterable[Digest]) -> None:
         with self._database.transaction():

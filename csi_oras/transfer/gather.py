@@ -67,6 +67,15 @@ class Gatherer:
         finally:
             progress.activity = ""
 
+    def make_room(self, asker: Asker, blob: Descriptor) -> None:
+        """See to it that there is room for a blob that begins to be read.
+
+        Raises:
+            NoSpaceError: there is none.
+        """
+        with self._reserved((asker.client.source, [blob]), f"blob {blob.digest}"):
+            return  # what comes of it is seen on the disk
+
     def deal(self) -> None:
         """Begin what may begin by now, since a pull may be wanted more than before."""
         self._blobs.deal()

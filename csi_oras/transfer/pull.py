@@ -25,10 +25,11 @@ from csi_oras.errors import (
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan
-from csi_oras.oci.reference import Reference
+from csi_oras.oci.reference import Reference, Repository
 from csi_oras.policy.access import RepositoryRules
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
+from csi_oras.registry.keychain import Found
 from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
 from csi_oras.store.collection import Collector
 from csi_oras.store.content import ContentStore
@@ -148,6 +149,21 @@ class Puller:
         with _naming(reference):
             return self._resolver.root(client, reference)
 
+    def connect(self, repository: Repository, credential: Credential | None) -> tuple[RepositoryClient, str]:
+        """Return a repository as `credential`, or without one the node, sees it, and what grants know that one by.
+
+        Raises:
+            UnobtainableError: there is no way to it.
+            AccessDeniedError: node policy forbids it.
+        """
+        self._rules().check(repository)
+        return self._access.use(
+            repository, Found(credential=credential), lambda client: (client, self._asker_of(client))
+        )
+
+    def _asker_of(self, client: RepositoryClient) -> str:
+        return self._holder(client.credential, client.lenders)
+
     def plan(self, request: PullRequest) -> Planned:
         """Decide what a volume would show, without fetching it.
 
@@ -161,7 +177,7 @@ class Puller:
             )
 
     def _planned(self, client: RepositoryClient, request: PullRequest) -> Planned:
-        credential = self._holder(client.credential, client.lenders)
+        credential = self._asker_of(client)
         resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
         return self._plan(client, request, resolved, credential)
 

@@ -160,6 +160,9 @@ class RangedFetch:
             try:
                 with Stragglers().watched() as reader:
                     _fetch_piece(self._transfer, reader, *piece)
+            except RangesIgnoredError:
+                self._pieces.give_back(*piece)
+                raise EndedError from None
             except BaseException:
                 self._pieces.give_back(*piece)
                 raise

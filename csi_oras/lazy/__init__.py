@@ -1,0 +1,1 @@
+"""Volumes that are read before they are local: bytes fetched when they are read, and shown once they are proven."""

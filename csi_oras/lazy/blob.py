@@ -1,0 +1,218 @@
+"""Lazy blobs: what is read of a blob is fetched first, and shown when it is proven as far as it can be.
+
+With a chunk index, each chunk is held against its digest before anybody sees it. Without one, bytes are shown as they
+came, and the digest of the whole decides when all of it is here: is it wrong, every later read fails. A whole blob of
+the store is shown only to who was seen to read it in his own repository, as ever.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from csi_oras.errors import CsiOrasError, DigestMismatchError, RegistryUnavailableError, UnacceptableError
+from csi_oras.oci.chunk_index import CHUNK_BYTES, BlobIndex, Chunk
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.store.content import ContentStore
+from csi_oras.store.extents import Extents
+from csi_oras.store.grants import Grants
+from csi_oras.store.ingest import Ingest
+from csi_oras.transfer.asker import Asker
+from csi_oras.transfer.blob_job import BlobJob
+from csi_oras.transfer.blobs import BlobFetcher
+from csi_oras.transfer.ranges import EndedError, RangedFetch
+
+PATIENCE_SECONDS = 60.0
+"""How long bytes are waited for before whoever reads is told that they do not come now."""
+_LOOK_SECONDS = 0.2
+
+
+class Proof(StrEnum):
+    """What happens to a chunk that is held against an index, and to a blob when it is whole."""
+
+    VERIFIED = "verified"
+    REJECTED = "rejected"
+    POISONED = "poisoned"
+
+
+class Shown(NamedTuple):
+    """Bytes of a file that may be read from now on and never change: from `start` up to `end`.
+
+    `descriptor` is open for reading where the file, known by its `inode`, is not the one that the reader has.
+    """
+
+    start: int
+    end: int
+    inode: int
+    descriptor: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What lazy blobs work with; `make_room` raises where there is none, `observe` hears what came of proofs."""
+
+    content: ContentStore
+    grants: Grants
+    fetcher: BlobFetcher
+    make_room: Callable[[Asker, Descriptor], None]
+    observe: Callable[[Descriptor, Proof], None]
+
+
+class LazyBlob:
+    """One blob of a lazy volume."""
+
+    def __init__(
+        self,
+        blob: Descriptor,
+        parts: Parts,
+        *,
+        index: BlobIndex | None = None,
+        is_hint: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prove chunks by `index`; one that is but a hint is given up where it contradicts what the registry sends."""
+        self.blob = blob
+        self._parts = parts
+        self._index = index
+        self._is_hint = is_hint
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._proven = Extents()
+        self._inode = 0
+        """The file of which `_proven` speaks."""
+        self._only_whole = False
+        self._begun: Future[bool] | None = None
+        self.poison: CsiOrasError | None = None
+        """Why nothing of it is shown any more."""
+
+    def show(self, asker: Asker, start: int, end: int, have: int) -> Shown:
+        """Return when the bytes from `start` up to `end` are here; the reader has the file with inode `have`, if any.
+
+        Raises:
+            UnobtainableError: they cannot be got now.
+            UnacceptableError: they are not what they should be.
+            NoSpaceError, StoreBrokenError: the store cannot take them.
+        """
+        deadline = self._clock() + PATIENCE_SECONDS
+        while self._clock() < deadline:
+            if self.poison:
+                raise self.poison
+            if self._parts.content.has(self.blob):
+                return self._whole(asker, have)
+            with self._parts.fetcher.urgent(asker.repository.registry):
+                job, done = self._fetch(asker)
+                shown = self._part(asker, self._opened(job, done), (start, end), have)
+            if shown:
+                return shown
+            wait([done], _LOOK_SECONDS)  # for all of it, which nothing holds back now
+        raise RegistryUnavailableError(
+            f"blob {self.blob.digest}", f"bytes {start} to {end} did not come in time", "it is tried again"
+        )
+
+    def advance(self, asker: Asker, start: int, end: int) -> None:
+        """Fetch the bytes from `start` up to `end` next, before whatever nobody waits for."""
+        if not self.poison and not self._parts.content.has(self.blob):
+            job, _ = self._fetch(asker)
+            if ranged := job.wait_opened(0):
+                ranged.advance(start, end)
+
+    def _whole(self, asker: Asker, have: int) -> Shown:
+        grants, blob = self._parts.grants, self.blob
+        if not grants.allow(asker.repository, blob.digest, asker.holder):
+            in_full = not grants.served_by(asker.repository.registry, blob.digest)
+            self._parts.fetcher.prove(asker, blob, in_full=in_full).result()
+            grants.add([asker.grant(blob.digest)])
+        with self._parts.content.open(blob.digest) as file:
+            return _shown(file.fileno(), 0, blob.size, have)
+
+    def _fetch(self, asker: Asker) -> tuple[BlobJob, Future[bool]]:
+        if self._begun is None or self._begun.done():
+            self._parts.make_room(asker, self.blob)
+        job, done = self._parts.fetcher.read(asker, self.blob)
+        with self._lock:
+            is_new, self._begun = done is not self._begun, done
+        if is_new:
+            done.add_done_callback(self._ended)
+        return job, done
+
+    def _ended(self, done: Future[bool]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, UnacceptableError):
+            self.poison = error
+            self._parts.observe(self.blob, Proof.POISONED)
+
+    def _opened(self, job: BlobJob, done: Future[bool]) -> RangedFetch | None:
+        """Return what can be read before it is whole, None where nothing can, or it is whole by now."""
+        while not done.done():
+            if ranged := job.wait_opened(_LOOK_SECONDS):
+                return ranged
+        if error := done.exception():
+            raise error
+        return None
+
+    def _part(self, asker: Asker, ranged: RangedFetch | None, wanted: tuple[int, int], have: int) -> Shown | None:
+        """Return what can be shown before the blob is whole, or None where nothing can."""
+        with suppress(EndedError):
+            if ranged and not self._only_whole:
+                with ranged.using() as ingest:
+                    first, last = self._cover(asker, ingest, ranged, *wanted)
+                    return _shown(ingest.descriptor, first, last, have)
+        return None
+
+    def _cover(self, asker: Asker, ingest: Ingest, ranged: RangedFetch, start: int, end: int) -> tuple[int, int]:
+        """Fetch and prove some bytes, and return from where and up to where all is."""
+        first = start - start % self._chunk_bytes
+        last = min(end + -end % self._chunk_bytes, self.blob.size)
+        ranged.cover(first, last)
+        if self._index is None:
+            return ingest.around(first)
+        self._forget_other_file(ingest)
+        for chunk in self._index.chunks(first, last):
+            self._prove(asker, ingest, ranged, chunk)
+        with self._lock:
+            return self._proven.around(first)
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return self._index.chunk_bytes if self._index else CHUNK_BYTES
+
+    def _forget_other_file(self, ingest: Ingest) -> None:
+        inode = os.fstat(ingest.descriptor).st_ino
+        with self._lock:
+            if inode != self._inode:
+                self._proven, self._inode = Extents(), inode
+
+    def _prove(self, asker: Asker, ingest: Ingest, ranged: RangedFetch, chunk: Chunk) -> None:
+        """Hold a chunk against the index, twice where it is wrong: what a crash has left may be, or a mirror's."""
+        with self._lock:
+            if self._proven.covers(chunk.start, chunk.end):
+                return
+        for is_last in (False, True):
+            with ingest.view(chunk.start, chunk.end) as view:
+                is_right = chunk.matches(view)
+            self._parts.observe(self.blob, Proof.VERIFIED if is_right else Proof.REJECTED)
+            if is_right:
+                with self._lock:
+                    self._proven.add(chunk.start, chunk.end)
+                return
+            if is_last and self._is_hint:  # which of the two lies, only the whole can tell
+                self._only_whole = True
+                raise EndedError
+            ranged.reject(chunk.start, chunk.end)
+            if is_last:
+                cause = f"bytes {chunk.start} to {chunk.end} are not those of the chunk index"
+                raise DigestMismatchError(f"blob {self.blob.digest}", cause, "they are asked for again")
+            asker.client.doubt_mirrors()
+            ranged.cover(chunk.start, chunk.end)
+
+
+def _shown(descriptor: int, start: int, end: int, have: int) -> Shown:
+    inode = os.fstat(descriptor).st_ino
+    if inode == have:
+        return Shown(start, end, inode, None)
+    return Shown(start, end, inode, os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC))

@@ -1,0 +1,165 @@
+"""The socket that FUSE processes ask: which bytes are here, and a descriptor to read them from.
+
+One message is one JSON object. A process says first which tree it serves; whoever may connect is root, as is whoever
+reads the store. No call waits in a thread of the connection: what is asked for is fetched in turns, dealt between
+trees, and answered when it is here.
+"""
+
+import json
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from csi_oras.errors import CsiOrasError, NoSpaceError
+from csi_oras.lazy.blob import Shown
+from csi_oras.lazy.tree import LazyTree
+from csi_oras.oci.digest import Digest
+from csi_oras.store.paths import store_errors
+from csi_oras.telemetry.logs import logger
+from csi_oras.transfer.turns import Turns
+
+_SHARE = 64
+"""Reads that wait for one registry at a time."""
+_LARGEST_MESSAGE = 64 << 10
+_SEND_SECONDS = 5
+_BACKLOG = 128
+
+Statistics = dict[str, float]
+
+
+class LazyServer:
+    """Answers the FUSE processes of this node."""
+
+    def __init__(self, path: Path, find: Callable[[str], LazyTree | None], count: Callable[[Statistics], None]) -> None:
+        """Listen at `path`; `find` returns a tree by its name, `count` takes what a process has done since last."""
+        self._path = path
+        self._find = find
+        self._count = count
+        self._turns = Turns("read", _SHARE)
+        self._lock = threading.Lock()
+        self._connections: set[_Connection] = set()
+
+    def start(self) -> None:
+        """Listen from now on.
+
+        Raises:
+            StoreBrokenError: that is not possible.
+        """
+        private = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with store_errors("socket for lazy volumes"):
+            private.unlink(missing_ok=True)
+            listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            listening.bind(str(private))
+            private.chmod(0o600)
+            listening.listen(_BACKLOG)
+            private.rename(self._path)
+        threading.Thread(target=self._accept, args=(listening,), name="lazy", daemon=True).start()
+
+    def poison(self, tree: LazyTree, digest: Digest) -> None:
+        """Tell the processes of a tree that a blob is wrong."""
+        with self._lock:
+            told = [connection for connection in self._connections if connection.tree is tree]
+        for connection in told:
+            connection.send({"op": "poison", "blob": str(digest)})
+
+    def close(self) -> None:
+        """Fetch nothing more."""
+        self._turns.close()
+
+    def _accept(self, listening: socket.socket) -> None:
+        while True:
+            connected, _ = listening.accept()
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
+            threading.Thread(target=self._serve, args=(connected,), name="lazy", daemon=True).start()
+
+    def _serve(self, connected: socket.socket) -> None:
+        connection = _Connection(connected)
+        try:
+            tree = self._greet(connection)
+            if tree:
+                with self._lock:
+                    self._connections.add(connection)
+                for digest in tree.poisoned():
+                    connection.send({"op": "poison", "blob": str(digest)})
+                while message := connection.receive():
+                    self._answer(connection, tree, message)
+        except (OSError, ValueError, LookupError, TypeError, CsiOrasError) as error:
+            logger.warning("a FUSE process says what is not understood", cause=type(error).__name__)
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+            connection.close()
+
+    def _greet(self, connection: "_Connection") -> LazyTree | None:
+        message = connection.receive()
+        connection.tree = self._find(str(message["tree"])) if message and message["op"] == "hello" else None
+        return connection.tree
+
+    def _answer(self, connection: "_Connection", tree: LazyTree, message: dict[str, Any]) -> None:
+        if message["op"] == "stats":
+            self._count({key: float(value) for key, value in message.items() if key != "op"})
+            return
+        digest, start, end = Digest.parse(message["blob"]), int(message["start"]), int(message["end"])
+        if not tree.has(digest, start, end):
+            raise ValueError("no such bytes")
+        if message["op"] == "ahead":
+            tree.advance(digest, start, end)
+            return
+        show = partial(tree.show, digest, start, end, int(message["have"]))
+        shown = self._turns.submit(tree.registry, tree, show)
+        shown.add_done_callback(partial(_tell, connection, int(message["id"])))
+
+
+class _Connection:
+    """One FUSE process."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.tree: LazyTree | None = None
+        self._socket = connected
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next message, or None when the process is gone."""
+        content = self._socket.recv(_LARGEST_MESSAGE)
+        message: dict[str, Any] | None = json.loads(content) if content else None
+        return message
+
+    def send(self, message: dict[str, Any], *descriptors: int) -> None:
+        """Send a message, unless the process is gone or does not listen."""
+        content = json.dumps(message, separators=(",", ":")).encode()
+        with self._lock, suppress(OSError):
+            if not self._is_closed:
+                socket.send_fds(self._socket, [content], descriptors)
+
+    def close(self) -> None:
+        """Hang up."""
+        with self._lock:
+            self._is_closed = True
+            self._socket.close()
+
+
+def _tell(connection: _Connection, number: int, future: Future[Shown]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if future.cancelled() or error:
+        name = "ENOSPC" if isinstance(error, NoSpaceError) else "EIO"
+        if isinstance(error, CsiOrasError):
+            logger.warning("bytes of a lazy volume cannot be shown", cause=error.message)
+        elif error:
+            logger.error("a bug: bytes of a lazy volume cannot be shown", exc_info=error)
+        connection.send({"id": number, "error": name})
+        return
+    shown = future.result()
+    answer = {"id": number, "start": shown.start, "end": shown.end, "inode": shown.inode}
+    if shown.descriptor is None:
+        connection.send(answer)
+    else:
+        connection.send(answer, shown.descriptor)
+        os.close(shown.descriptor)

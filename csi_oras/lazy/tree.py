@@ -1,0 +1,133 @@
+"""Lazy trees: an artifact as one credential sees it, whose files are fetched when they are read.
+
+Two volumes share a tree, and so a FUSE process, where they show the same plan of the same repository with the same
+credential: then neither can see by the other what it could not have pulled.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from csi_oras.errors import AccessDeniedError, CsiOrasError, DigestMismatchError, UnauthenticatedError
+from csi_oras.lazy.blob import LazyBlob, Parts, Shown
+from csi_oras.oci.chunk_index import ChunkIndex
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
+from csi_oras.oci.plan import Plan
+from csi_oras.oci.reference import Reference
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.transfer.asker import Asker
+from csi_oras.transfer.demand import Demand
+
+Connect = Callable[[], tuple[RepositoryClient, str]]
+"""Returns a repository as a credential sees it, and what grants know that credential by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LazyArtifact:
+    """What a lazy tree is made of: a pinned reference, the artifact's manifest, who it is for, and what proves chunks.
+
+    `holder` is what grants know the credential by. An index that `is_hint` is nobody's word.
+    """
+
+    reference: Reference
+    artifact: Digest
+    plan: Plan
+    holder: str
+    index: ChunkIndex | None = None
+    is_hint: bool = False
+
+    @property
+    def tree(self) -> str:
+        """The name of the tree: 64 hexadecimal digits; no text from outside is in it."""
+        parts = (self.plan.digest, self.reference.repository, self.holder)
+        return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+class LazyTree:
+    """The blobs of one lazy artifact, and the repository that they come from."""
+
+    def __init__(self, artifact: LazyArtifact, connect: Connect, parts: Parts) -> None:
+        """Ask for bytes by what `connect` returns, anew when the credential is refused."""
+        self.artifact = artifact
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._asker: Asker | None = None
+        self._is_wanted = True
+        index, is_hint = artifact.index, artifact.is_hint
+        blobs = {entry.blob.digest: entry.blob for entry in artifact.plan.entries}
+        self._blobs = {
+            digest: LazyBlob(blob, parts, index=index.find(blob) if index else None, is_hint=is_hint)
+            for digest, blob in blobs.items()
+        }
+
+    @property
+    def registry(self) -> str:
+        """Where its bytes come from."""
+        return self.artifact.reference.repository.registry
+
+    def blobs(self) -> Iterable[Descriptor]:
+        """Return what its files are made of."""
+        return (blob.blob for blob in self._blobs.values())
+
+    def show(self, digest: Digest, start: int, end: int, have: int) -> Shown:
+        """Return when bytes of a blob may be read; see `LazyBlob.show`.
+
+        Raises:
+            CsiOrasError: they may not, or not now.
+        """
+        blob = self._blobs[digest]
+        asker = self._opened()
+        try:
+            return blob.show(asker, start, end, have)
+        except (UnauthenticatedError, AccessDeniedError):
+            self._forget(asker)
+            return blob.show(self._opened(), start, end, have)
+
+    def advance(self, digest: Digest, start: int, end: int) -> None:
+        """Have bytes fetched next, if that is possible."""
+        try:
+            self._blobs[digest].advance(self._opened(), start, end)
+        except CsiOrasError:  # whoever reads them will hear of it
+            return
+
+    def has(self, digest: Digest, start: int, end: int) -> bool:
+        """Say whether a blob of the tree has such bytes."""
+        blob = self._blobs.get(digest)
+        return blob is not None and 0 <= start < end <= blob.blob.size
+
+    def renew(self, connect: Connect) -> None:
+        """Ask by what `connect` returns from now on."""
+        with self._lock:
+            self._connect, self._asker = connect, None
+
+    def poison(self, digests: Iterable[Digest]) -> None:
+        """Show nothing more of blobs that are known to be wrong."""
+        for digest in digests:
+            if blob := self._blobs.get(digest):
+                cause = "was found to be wrong when it was whole"
+                blob.poison = DigestMismatchError(f"blob {digest}", cause, "push it again, or report it")
+
+    def poisoned(self) -> list[Digest]:
+        """Return the blobs of which nothing may be shown any more."""
+        return [digest for digest, blob in self._blobs.items() if blob.poison]
+
+    def close(self) -> None:
+        """Want nothing more; what is there of unfinished blobs stays for the next."""
+        self._is_wanted = False
+
+    def _opened(self) -> Asker:
+        with self._lock:
+            if self._asker is None:
+                client, holder = self._connect()
+                self._asker = Asker(client=client, holder=holder, demand=self._demand)
+            return self._asker
+
+    def _forget(self, asker: Asker) -> None:
+        with self._lock:
+            if self._asker is asker:
+                self._asker = None
+
+    def _demand(self) -> Demand:
+        return Demand.BACKGROUND if self._is_wanted else Demand.NONE

@@ -1,0 +1,83 @@
+"""The lazy trees of this node: those that volumes show, by name."""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from csi_oras.errors import CsiOrasError
+from csi_oras.lazy.blob import Parts
+from csi_oras.lazy.kept import KeptTree, KeptTrees
+from csi_oras.lazy.tree import LazyArtifact, LazyTree
+from csi_oras.oci.reference import Repository
+from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.credentials import Credential
+from csi_oras.store.leases import Leases
+from csi_oras.telemetry.logs import logger
+
+Connect = Callable[[Repository, Credential | None], tuple[RepositoryClient, str]]
+"""Returns a repository as a credential, or the node's, sees it, and what grants know that credential by."""
+
+
+class LazyTrees:
+    """Opens trees and lets go of them."""
+
+    def __init__(self, kept: KeptTrees, leases: Leases, connect: Connect, parts: Parts) -> None:
+        self.kept = kept
+        self._leases = leases
+        self._connect = connect
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._trees: dict[str, LazyTree] = {}
+
+    def open(self, artifact: LazyArtifact, credential: Credential | None) -> LazyTree:
+        """Return the tree of an artifact, held from now on; `credential` is what the volume brought.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store fails.
+        """
+        self.kept.save(KeptTree(artifact=artifact, credential=credential))
+        return self._add(artifact, credential)
+
+    def find(self, name: str) -> LazyTree | None:
+        """Return a tree by its name."""
+        with self._lock:
+            return self._trees.get(name)
+
+    def all(self) -> list[LazyTree]:
+        """Return every tree."""
+        with self._lock:
+            return list(self._trees.values())
+
+    def close(self, name: str) -> None:
+        """Let go of a tree that no volume shows any more."""
+        with self._lock:
+            tree = self._trees.pop(name, None)
+        if tree:
+            tree.close()
+        self._leases.of_lazy(name, [])
+        self.kept.remove(name)
+
+    def load(self) -> None:
+        """Serve on what a former process has kept.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        for kept in self.kept.all():
+            try:
+                self._add(kept.artifact, kept.credential).poison(kept.poisoned)
+            except CsiOrasError as error:
+                logger.error("a lazy volume is not served", tree=kept.artifact.tree, cause=error.message)
+
+    def _add(self, artifact: LazyArtifact, credential: Credential | None) -> LazyTree:
+        connect = partial(self._connect, artifact.reference.repository, credential)
+        with self._lock:
+            tree = self._trees.get(artifact.tree)
+            if tree:
+                tree.renew(connect)
+            else:
+                tree = self._trees[artifact.tree] = LazyTree(artifact, connect, self._parts)
+        plan = artifact.plan
+        digests = [artifact.artifact, plan.digest, *(entry.blob.digest for entry in plan.entries)]
+        self._leases.of_lazy(artifact.tree, digests)
+        return tree

@@ -1,0 +1,210 @@
+"""Lazy blobs: what is read comes first, is proven before it is shown, and is fetched once."""
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from csi_oras.errors import DigestMismatchError, RegistryUnavailableError
+from csi_oras.lazy.blob import Proof
+from csi_oras.oci.digest import Digest
+from tests.support.artifacts import Layer
+from tests.support.fake_registry import FakeRegistry
+from tests.support.fake_server import Answer, Request, status
+from tests.support.lazies import MIB, Lazies, index_of, read
+from tests.support.pods import wait_for
+
+LARGE = os.urandom(24 * MIB)
+DIGEST = Digest.of(LARGE)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as running:
+        yield running
+
+
+@pytest.fixture
+def lazies(short_path: Path) -> Iterator[Lazies]:
+    made = Lazies(short_path)
+    yield made
+    made.close()
+
+
+def ranges(fake: FakeRegistry) -> list[tuple[int, int]]:
+    """What was asked for of blobs in ranges, half-open, in the order of the requests."""
+    found = [re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", "")) for request in fake.requests]
+    return [(int(match[1]), int(match[2]) + 1) for match in found if match]
+
+
+def model(fake: FakeRegistry, *contents: bytes) -> str:
+    """Push an artifact of files."""
+    return fake.artifact(
+        "t/x", [Layer(content=content, title=f"f{n}") for n, content in enumerate(contents or [LARGE])]
+    )
+
+
+def test_read_asks_for_its_chunk_first(lazies: Lazies, fake: FakeRegistry) -> None:
+    tree = lazies.open(model(fake), index_of(LARGE))
+    start = 13 * MIB + 5
+    assert read(tree.show(DIGEST, start, start + 100, 0), start, start + 100) == LARGE[start : start + 100]
+    assert ranges(fake)[0] == (13 * MIB, 14 * MIB)
+    assert Proof.VERIFIED in lazies.proofs
+
+
+def test_what_was_touched_comes_whole_and_no_byte_twice(lazies: Lazies, fake: FakeRegistry) -> None:
+    tree = lazies.open(model(fake), index_of(LARGE))
+    for start in (20 * MIB, 3 * MIB, 11 * MIB + 77):
+        read(tree.show(DIGEST, start, start + 10, 0), start, start + 10)
+    wait_for(lambda: lazies.app.content.path(DIGEST).exists())
+    assert sum(end - start for start, end in ranges(fake)) == len(LARGE)
+    assert lazies.app.content.path(DIGEST).read_bytes() == LARGE
+
+
+def test_what_nobody_touched_is_not_fetched(lazies: Lazies, fake: FakeRegistry) -> None:
+    other = os.urandom(8 * MIB)
+    tree = lazies.open(model(fake, LARGE, other))
+    read(tree.show(DIGEST, 0, 1, 0), 0, 1)
+    wait_for(lambda: lazies.app.content.path(DIGEST).exists())
+    assert not any(Digest.of(other).encoded in request.path for request in fake.requests)
+
+
+def test_small_blob_is_shown_when_it_is_whole_and_verified(lazies: Lazies, fake: FakeRegistry) -> None:
+    content = b"small"
+    tree = lazies.open(model(fake, content))
+    shown = tree.show(Digest.of(content), 1, 3, 0)
+    assert (shown.start, shown.end) == (0, 5)
+    assert read(shown, 0, 5) == content
+
+
+def test_reader_that_has_the_file_gets_no_other_until_it_is_another(lazies: Lazies, fake: FakeRegistry) -> None:
+    tree = lazies.open(model(fake), index_of(LARGE))
+    first = tree.show(DIGEST, 0, 1, 0)
+    read(first, 0, 1)
+    wait_for(lambda: lazies.app.content.path(DIGEST).exists())
+    again = tree.show(DIGEST, 9 * MIB, 10 * MIB, first.inode)
+    assert (again.start, again.end, again.inode, again.descriptor) == (0, len(LARGE), first.inode, None)
+
+
+def test_readers_of_one_place_share_one_request(lazies: Lazies, fake: FakeRegistry) -> None:
+    tree = lazies.open(model(fake), index_of(LARGE))
+    with ThreadPoolExecutor(16) as pool:
+        shown = list(pool.map(lambda number: tree.show(DIGEST, 7 * MIB + number, 7 * MIB + 99, 0), range(16)))
+    for one in shown:
+        assert read(one, 7 * MIB, 7 * MIB + 99) == LARGE[7 * MIB : 7 * MIB + 99]
+    wait_for(lambda: lazies.app.content.path(DIGEST).exists())
+    assert sum(end - start for start, end in ranges(fake)) == len(LARGE)
+
+
+def test_wrong_chunk_is_asked_for_again_and_never_shown(lazies: Lazies, fake: FakeRegistry) -> None:
+    reference = model(fake)
+    lies = iter([True])
+    fake.bend(
+        "/blobs/",
+        lambda request, answer: _flipped(answer) if _is_at(request, 5 * MIB) and next(lies, False) else answer,
+    )
+    tree = lazies.open(reference, index_of(LARGE))
+    start = 5 * MIB + 1
+    assert read(tree.show(DIGEST, start, start + 50, 0), start, start + 50) == LARGE[start : start + 50]
+    assert Proof.REJECTED in lazies.proofs
+    wait_for(lambda: lazies.app.content.path(DIGEST).exists())
+    assert tree.poisoned() == []
+
+
+def test_chunk_that_stays_wrong_is_an_error_and_the_others_are_shown(lazies: Lazies, fake: FakeRegistry) -> None:
+    reference = model(fake)
+    fake.bend("/blobs/", lambda request, answer: _flipped(answer) if _is_at(request, 5 * MIB) else answer)
+    tree = lazies.open(reference, index_of(LARGE))
+    with pytest.raises(DigestMismatchError, match="chunk index"):
+        tree.show(DIGEST, 5 * MIB, 5 * MIB + 1, 0)
+    assert read(tree.show(DIGEST, 9 * MIB, 9 * MIB + 3, 0), 9 * MIB, 9 * MIB + 3) == LARGE[9 * MIB : 9 * MIB + 3]
+
+
+def test_blob_without_index_that_is_wrong_is_poisoned_when_it_is_whole(lazies: Lazies, fake: FakeRegistry) -> None:
+    reference = model(fake)
+    fake.blobs["t/x"][str(DIGEST)] = LARGE[:-1] + bytes([LARGE[-1] ^ 1])
+    tree = lazies.open(reference)
+    read(tree.show(DIGEST, 0, 10, 0), 0, 10)
+    wait_for(lambda: tree.poisoned() == [DIGEST])
+    with pytest.raises(DigestMismatchError):
+        tree.show(DIGEST, 0, 10, 0)
+    assert Proof.POISONED in lazies.proofs
+    assert not lazies.app.content.path(DIGEST).exists()
+
+
+def test_hint_that_lies_costs_a_wait_and_no_wrong_byte(lazies: Lazies, fake: FakeRegistry) -> None:
+    other = bytearray(LARGE)
+    other[2 * MIB] ^= 1
+    lying = index_of(bytes(other))
+    (blob,) = lying.blobs.values()
+    hint = type(lying)(blobs={DIGEST: replace(blob, digest=DIGEST)})
+    tree = lazies.open(model(fake), hint, is_hint=True)
+    assert read(tree.show(DIGEST, 2 * MIB, 2 * MIB + 9, 0), 2 * MIB, 2 * MIB + 9) == LARGE[2 * MIB : 2 * MIB + 9]
+    assert lazies.app.content.path(DIGEST).exists()
+    assert tree.poisoned() == []
+
+
+def test_registry_that_serves_no_ranges_is_waited_for(lazies: Lazies, fake: FakeRegistry) -> None:
+    fake.serves_ranges = False
+    tree = lazies.open(model(fake), index_of(LARGE))
+    shown = tree.show(DIGEST, 20 * MIB, 20 * MIB + 9, 0)
+    assert read(shown, 20 * MIB, 20 * MIB + 9) == LARGE[20 * MIB : 20 * MIB + 9]
+
+
+def test_registry_that_is_dead_is_an_error_and_works_again_when_it_is_back(lazies: Lazies, fake: FakeRegistry) -> None:
+    tree = lazies.open(model(fake), index_of(LARGE))
+    fake.bend("/blobs/", status(503))
+    with pytest.raises(RegistryUnavailableError):
+        tree.show(DIGEST, 0, 1, 0)
+    fake.straighten()
+    assert read(tree.show(DIGEST, 0, 1, 0), 0, 1) == LARGE[:1]
+
+
+def test_read_is_not_held_up_by_what_nobody_waits_for(lazies: Lazies, fake: FakeRegistry) -> None:
+    reference, held = model(fake), threading.Event()
+
+    def bend(request: Request, answer: Answer) -> Answer:
+        if _width(request) > MIB:  # what comes in the background
+            held.wait(30)
+        return answer
+
+    fake.bend("/blobs/", bend)
+    tree = lazies.open(reference, index_of(LARGE))
+    try:
+        read(tree.show(DIGEST, 0, 1, 0), 0, 1)
+        wait_for(lambda: any(end - start > MIB for start, end in ranges(fake)))
+        taken = {start // MIB for start, end in ranges(fake) for start in range(start, end, MIB)}
+        place = next(number for number in reversed(range(24)) if number not in taken) * MIB
+        assert read(tree.show(DIGEST, place, place + 5, 0), place, place + 5) == LARGE[place : place + 5]
+    finally:
+        held.set()
+
+
+def test_tree_is_served_on_by_the_next_process(lazies: Lazies, fake: FakeRegistry) -> None:
+    tree = lazies.open(model(fake), index_of(LARGE))
+    read(tree.show(DIGEST, 0, 1, 0), 0, 1)
+    wait_for(lambda: lazies.app.content.path(DIGEST).exists())
+    again = lazies.app.lazy_trees(lambda _blob, _proof: None)
+    again.load()
+    found = again.find(tree.artifact.tree)
+    assert found
+    assert found.artifact == tree.artifact or found.artifact.tree == tree.artifact.tree
+    assert read(found.show(DIGEST, 4, 9, 0), 4, 9) == LARGE[4:9]
+
+
+def _is_at(request: Request, start: int) -> bool:
+    return request.headers.get("Range", "").startswith(f"bytes={start}-")
+
+
+def _width(request: Request) -> int:
+    match = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+    return int(match[2]) + 1 - int(match[1]) if match else 0
+
+
+def _flipped(answer: Answer) -> Answer:
+    return replace(answer, body=bytes([answer.body[0] ^ 1]) + answer.body[1:])
