@@ -42,9 +42,9 @@ def failure(
     headers = [secret.reveal() for secret in hidden]
     secrets = {*(credential.spellings() if credential else ()), *headers, *(text.partition(" ")[2] for text in headers)}
     quote = _quote(response, secrets)
-    if status == _UNAUTHORIZED:
+    if status == _UNAUTHORIZED and not (credential and _may_only_read(response)):
         return _unauthorized(subject, speaker, quote, credential)
-    if status == _FORBIDDEN:
+    if status in (_UNAUTHORIZED, _FORBIDDEN):
         who = f"the credential from {credential.source}" if credential else "an anonymous user"
         return AccessDeniedError(subject, f"{speaker} does not allow it to {who}{quote}", "ask for access")
     if status == _NOT_FOUND:
@@ -57,6 +57,11 @@ def failure(
             subject, f"{speaker} does not take it (status {status}){quote}", "ask its administrator"
         )
     return BadResponseError(subject, f"{speaker} answers with status {status}{quote}", "check that it is a registry")
+
+
+def _may_only_read(response: Response) -> bool:
+    """Say whether a push was refused to somebody who is known, and has a token (RFC 6750, 3.1)."""
+    return response.method in _PUSHES and 'error="insufficient_scope"' in response.header("WWW-Authenticate")
 
 
 def may_pass(status: int) -> bool:

@@ -40,6 +40,8 @@ class TokenServer(FakeServer):
         self.seconds = 300
         self.is_generous = False
         """Whether who may read may do anything, asked for or not, as at GitHub."""
+        self.may_push = True
+        """Whether who may read a repository may push to it, too."""
         self._key = rsa.generate_private_key(65537, 2048)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _ISSUER)])
         now = dt.datetime.now(dt.UTC)
@@ -94,7 +96,7 @@ class TokenServer(FakeServer):
             return Answer(status=401, body=b"{}")
         _, name, actions = (_field(request, "scope") or "repository::").split(":")
         asked = ["pull", "push"] if self.is_generous else actions.split(",")
-        allowed = asked if name in repositories else []
+        allowed = [action for action in asked if name in repositories and (self.may_push or action != "push")]
         body = {"token": self.token(name, *allowed), "expires_in": self.seconds}
         return Answer(body=json.dumps(body).encode())
 
