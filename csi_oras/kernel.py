@@ -39,7 +39,7 @@ RESOLVE_BENEATH = 0x08
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1
-_FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _STATX_MNT_ID = 0x1000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 _STATX_ATTR_VERITY = 0x100000
@@ -85,7 +85,7 @@ class _Statx(ctypes.Structure):
         ("blocks", ctypes.c_uint64),
         ("attributes_mask", ctypes.c_uint64),
         ("_times", ctypes.c_uint8 * 64),
-        ("_devices", ctypes.c_uint32 * 4),
+        ("devices", ctypes.c_uint32 * 4),
         ("mnt_id", ctypes.c_uint64),
         ("_rest", ctypes.c_uint8 * 104),
     ]
@@ -161,13 +161,17 @@ def move_mount(source: int, directory: int, name: str) -> None:
 
 
 def new_mount(filesystem: str, options: Iterable[tuple[str, str]], attributes: int) -> int:
-    """Make a detached mount of a file system of its own; no option may be longer than `LONGEST_OPTION` (Linux 5.2)."""
+    """Make a detached mount of a file system of its own (Linux 5.2).
+
+    An option without a value is a flag; no value may be longer than `LONGEST_OPTION`.
+    """
     context = _syscall(_FSOPEN, filesystem.encode(), ctypes.c_uint(_FSOPEN_CLOEXEC))
     try:
         for key, value in options:
             _syscall(
-                _FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_SET_STRING), key.encode(),
-                os.fsencode(value), ctypes.c_int(0),
+                _FSCONFIG, ctypes.c_int(context),
+                ctypes.c_uint(_FSCONFIG_SET_STRING if value else _FSCONFIG_SET_FLAG), key.encode(),
+                os.fsencode(value) if value else None, ctypes.c_int(0),
             )  # fmt: skip
         _syscall(_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_CMD_CREATE), None, None, ctypes.c_int(0))
         return _syscall(_FSMOUNT, ctypes.c_int(context), ctypes.c_uint(_FSMOUNT_CLOEXEC), ctypes.c_uint(attributes))
@@ -197,9 +201,10 @@ def shared_extents(descriptor: int) -> set[tuple[int, int]]:
     return shared
 
 
-def mount(source: str, target: str, flags: int) -> None:
-    """Bind or remount by path, without a file system type or data."""
-    _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None))
+def mount(source: str, target: str, flags: int, filesystem: str = "") -> None:
+    """Bind or remount by path, or mount a file system that needs no data."""
+    kind = filesystem.encode() or None
+    _check(_libc.mount(os.fsencode(source), os.fsencode(target), kind, ctypes.c_ulong(flags), None))
 
 
 def unmount(target: str, flags: int) -> None:
@@ -211,6 +216,11 @@ def mount_point(directory: int, name: str) -> MountPoint:
     """Ask what is mounted at `name`, in constant time and without waking a file system's daemon (statx, Linux 5.8)."""
     found = _statx(directory, name, AT_SYMLINK_NOFOLLOW | _AT_STATX_DONT_SYNC, _STATX_MNT_ID)
     return MountPoint(bool(found.attributes & _STATX_ATTR_MOUNT_ROOT), int(found.mnt_id))
+
+
+def device_minor(descriptor: int) -> int:
+    """Return the minor number of the device that a file is on, without waking a file system's daemon."""
+    return int(_statx(descriptor, "", AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, 0).devices[3])
 
 
 def is_sealed(descriptor: int) -> bool:

@@ -12,7 +12,7 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One line: id, device (major:minor), the path within it that is shown, where, how, and the file system's type.
+    """One line: id, device (major:minor), the path within it that is shown, where, how, its type, and its source.
 
     `details` are what the file system says of itself: of an overlay, its directories.
     """
@@ -23,6 +23,7 @@ class Mount:
     target: str
     options: frozenset[str]
     filesystem: str
+    source: str
     details: str
     shared: bool
     """Whether what is mounted below it is seen in other mount namespaces, too."""
@@ -47,6 +48,7 @@ def parse(text: str) -> Iterator[Mount]:
             target=_unescape(fields[4]),
             options=frozenset(fields[5].split(",")),
             filesystem=tail.split(" ")[0],
+            source=_unescape(tail.split(" ")[1]),
             details=_unescape(tail.rpartition(" ")[2]),
             shared=any(field.startswith("shared:") for field in fields[6:]),
         )
