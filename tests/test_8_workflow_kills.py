@@ -1,26 +1,28 @@
 """A workflow of three steps whose driver is killed (-9) again and again, and 20 who write at once: nothing is lost."""
 
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from csi_oras.demo.distribution import Distribution
-from tests.support.accountant import Accountant
+from tests.support.accountant import Account, Accountant
 from tests.support.driver import Driver
-from tests.support.mortal_driver import Lives
+from tests.support.fault_proxy import Point
+from tests.support.faulty_registry import FaultyRegistry
+from tests.support.mortal_driver import DEATHS, Lives
 from tests.support.pods import wait_for
 from tests.support.views import View, shown
 from tests.support.writers import POLICY, STEPS, Writer
 
 pytestmark = [pytest.mark.needs("root", "registry"), pytest.mark.timeout(300)]
-_DEATHS = (
-    ("target made", "unmounted", "entry claimed", "mounted", "entry's base held", "manifest pushed"),
-    ("writable volume made", "captured", "blob uploaded", "tree renamed", "tag moved", "entry's base let go"),
-    ("intent recorded", "target removed", "layers made", "blob renamed", "entry's credential gone"),
-    ("volume recorded", "record dropped", "upload opened", "entry out of the outbox", "entry emptied"),
-)
-"""Points in an order in which each comes; a life that begins after one ends at the next, whatever step that is in."""
+_WRITERS = 20
+_MANIFEST = "/manifests/sha256:"
+_GONE_AFTER, _DEAD_AFTER = 5, 10
+"""Manifests that have come when the registry is killed, and when the driver is."""
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def node(short_path: Path) -> Iterator[Driver]:
         yield running
 
 
-@pytest.mark.parametrize("points", _DEATHS, ids=lambda points: points[0])
+@pytest.mark.parametrize("points", DEATHS, ids=lambda points: points[0])
 def test_workflow_whose_driver_is_killed_at_each_point_of_each_step_loses_nothing(
     node: Driver, registry: Distribution, repository: str, points: tuple[str, ...]
 ) -> None:
@@ -53,3 +55,68 @@ def test_workflow_whose_driver_is_killed_at_each_point_of_each_step_loses_nothin
     wait_for(is_over)
     assert not lives.left
     assert len(accountant.account(node).pushed) == len(STEPS)
+
+
+@pytest.mark.parametrize("tags", [1, _WRITERS], ids=["one tag", "a tag each"])
+def test_20_who_write_at_once_lose_nothing_while_registry_and_driver_are_killed(
+    node: Driver, short_path: Path, tags: int
+) -> None:
+    """Some have a base, so that what is the same is pushed by many at the same moment."""
+    accountant = Accountant()
+    with FaultyRegistry(short_path / "registry") as registry, ThreadPoolExecutor(_WRITERS) as pool:
+        base = _written(node, accountant, "base", f"{registry.address}/base:run")
+        base.end()
+        outs = [f"{registry.address}/work:run-{number % tags}" for number in range(_WRITERS)]
+        below = [base.out, ""]
+        writers = list(
+            pool.map(
+                lambda number: _written(node, accountant, f"pod-{number}", outs[number], below[number % 2]),
+                range(_WRITERS),
+            )
+        )
+        registry.dies_at(Point(method="PUT", path=_MANIFEST, number=_GONE_AFTER), comes_back=True)
+        registry.proxy.arm(Point(method="PUT", path=_MANIFEST, number=_DEAD_AFTER), lambda: _kill(node))
+        ends = [pool.submit(writer.end) for writer in writers]
+        assert node.process
+        assert node.process.wait(60) == -signal.SIGKILL
+        node.stop()
+        node.start()
+        for end in ends:
+            end.result(120)
+        wait_for(lambda: not list((node.state / "outbox").iterdir()))
+        assert len(accountant.account(node).pushed) == _WRITERS + 1
+
+
+def test_results_that_cannot_be_pushed_are_in_the_outbox_beside_those_that_are(node: Driver, short_path: Path) -> None:
+    accountant = Accountant()
+    with FaultyRegistry(short_path / "registry") as registry, FaultyRegistry(short_path / "dead") as dead:
+        base = _written(node, accountant, "base", f"{registry.address}/base:run")
+        base.end()
+        stuck = [
+            _written(node, accountant, f"stuck-{number}", f"{dead.address}/work:run", below)
+            for number, below in enumerate(["", base.out])
+        ]
+        odd = _written(node, accountant, "odd", f"{registry.address}/odd:run", base.out)
+        os.mkfifo(odd.target / "pipe")  # what no artifact can carry keeps all of it from being pushed
+        dead.kill()
+        for writer in (*stuck, odd):
+            writer.end(seconds=3)
+        node.kill()
+        node.start()
+        assert accountant.account(node, away=[dead.address]) == Account(
+            pushed=frozenset({"base"}), waiting=frozenset({"odd", "stuck-0", "stuck-1"})
+        )
+
+
+def _written(node: Driver, accountant: Accountant, name: str, out: str, base: str = "") -> Writer:
+    """Return a pod that has written, and has not gone yet."""
+    writer = Writer(node, accountant, name, out)
+    writer.begin(base)
+    STEPS[bool(base)](writer.target, name.encode())
+    writer.note()
+    return writer
+
+
+def _kill(node: Driver) -> None:
+    assert node.process
+    os.kill(node.process.pid, signal.SIGKILL)

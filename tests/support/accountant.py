@@ -61,9 +61,14 @@ class Accountant:
         address, _, repository = path.partition("/")
         result = Result(pod=pod, address=address, repository=repository, tag=tag, view=view)
         with self._lock:
-            assert all((view, pod) != (other.view, other.pod) for other in self._results), f"two results of {pod}"
+            assert all(pod != other.pod for other in self._results), f"{pod} has written twice"
             assert all(view != other.view for other in self._results if other.repository == repository), pod
             self._results.append(result)
+
+    @property
+    def references(self) -> list[str]:
+        """What was to be written."""
+        return sorted({result.reference for result in self._results})
 
     def account(self, node: Driver, away: Collection[str] = ()) -> Account:
         """See to it that every result is somewhere, and that nothing else is; registries at `away` cannot be asked."""
@@ -118,7 +123,7 @@ def _read(node: Driver, reference: str) -> View:
 
 def _waiting(node: Driver) -> dict[str, View]:
     """What each pod wrote that has an entry in the outbox, as an export gives it."""
-    rows = {row["id"]: row["pod"] for row in _outbox(node, "ls")}
+    rows = {row["id"]: row["pod"] for row in outbox(node, "ls")}
     assert set(rows) == set(_entries(node)), "the outbox does not list what is there"
     assert len(set(rows.values())) == len(rows), "two entries are of one pod"
     with ThreadPoolExecutor(2) as pool:
@@ -128,11 +133,12 @@ def _waiting(node: Driver) -> dict[str, View]:
 
 def _exported(node: Driver, entry: str) -> View:
     with TemporaryDirectory(dir=node.directory) as directory:
-        _outbox(node, "export", entry, "--to", directory)
+        outbox(node, "export", entry, "--to", directory)
         return shown(Path(directory))
 
 
-def _outbox(node: Driver, *arguments: str) -> Any:
+def outbox(node: Driver, *arguments: str) -> Any:
+    """Run `csi-oras outbox` until the entry is not being pushed at that moment, and return what it says."""
     command = [sys.executable, "-m", "csi_oras", "outbox", *arguments, "--json", "--state-dir", str(node.state)]
     for _ in range(_MOST_CALLS):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -6,6 +6,14 @@ from collections.abc import Iterable
 from tests.support.driver import Driver
 from tests.support.dying_driver import dying
 
+DEATHS = (
+    ("target made", "unmounted", "entry claimed", "mounted", "entry's base held", "manifest pushed"),
+    ("writable volume made", "captured", "blob uploaded", "tree renamed", "tag moved", "entry's base let go"),
+    ("intent recorded", "target removed", "layers made", "blob renamed", "entry's credential gone"),
+    ("volume recorded", "record dropped", "upload opened", "entry out of the outbox", "entry emptied"),
+)
+"""Points in an order in which each comes; a life that begins after one ends at the next, whatever step that is in."""
+
 
 class Lives:
     """The lives of a driver: each but the last ends at a point."""
