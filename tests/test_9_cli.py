@@ -169,7 +169,7 @@ def test_push_to_a_digest_is_refused(state: Path, pusher: Pusher, repository: st
     assert "by digest" in ended.stderr
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "colon"])
+@pytest.mark.parametrize("kind", ["link", "link to a directory", "pipe", "colon"])
 def test_push_of_what_no_volume_could_show_is_refused(
     state: Path, pusher: Pusher, repository: str, tmp_path: Path, kind: str
 ) -> None:
@@ -178,6 +178,8 @@ def test_push_of_what_no_volume_could_show_is_refused(
     match kind:
         case "link":
             (directory / "l").symlink_to("/etc/passwd")
+        case "link to a directory":
+            (directory / "l").symlink_to("/etc")
         case "pipe":
             os.mkfifo(directory / "p")
         case _:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -175,6 +176,22 @@ def test_links_of_the_root_are_put_beside_by_oras_py(node: Driver, out: str, tmp
     )
     beside = shown(tmp_path / "client")
     assert {name: beside[name] for name in links} == {name: left[name] for name in links}
+
+
+def test_files_that_a_command_pushes_are_the_same_layers(node: Driver, out: str, tmp_path: Path) -> None:
+    def write(root: Path) -> None:
+        plant(root)
+        (root / "nothing in it").rmdir()  # an empty directory is packed, which the command does for nobody
+
+    (tmp_path / "files").mkdir()
+    write(tmp_path / "files")
+    written(node, out, write)
+    ours = out.replace("/out:", "/pushed:")
+    names = sorted(path.name for path in (tmp_path / "files").iterdir())
+    command = [sys.executable, "-m", "csi_oras", "push", ours, *names, "--state-dir", str(tmp_path / "state")]
+    subprocess.run(command, cwd=tmp_path / "files", check=True, capture_output=True)
+    assert document(ours)["layers"] == document(out)["layers"]
+    assert mounted(node, ours) == mounted(node, out)
 
 
 # -- over a base

@@ -57,7 +57,7 @@ class WholeFile:
     @property
     def annotations(self) -> dict[str, str]:
         """The annotations of the layer."""
-        return _annotations(self.name, is_executable=self.file.is_executable)
+        return titled(self.name, is_executable=self.file.is_executable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,11 +191,12 @@ def _descriptor(entry: PlanEntry) -> Descriptor:
         media_type=media_type,
         digest=blob.digest,
         size=blob.size,
-        annotations=MappingProxyType(_annotations(entry.name, is_executable=is_executable)),
+        annotations=MappingProxyType(titled(entry.name, is_executable=is_executable)),
     )
 
 
-def _annotations(name: Name, *, is_executable: bool) -> dict[str, str]:
+def titled(name: Name, *, is_executable: bool) -> dict[str, str]:
+    """Return the annotations of a layer that is a file."""
     annotations = {media_types.TITLE: str(name)}
     if is_executable:
         annotations[media_types.MODE] = _EXECUTABLE_MODE

@@ -11,11 +11,13 @@ from csi_oras.errors import InvalidRequestError, printable
 from csi_oras.oci import media_types
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.name import Name, UnsafeNameError
+from csi_oras.pack.layers import titled
 from csi_oras.registry.sources import in_file
 from csi_oras.transfer.hashing import hash_blob
 from csi_oras.transfer.push import PushedLayer
 
 _PARALLEL = 4
+_EXECUTABLE = 0o111
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,9 @@ def _walk(path: Path) -> list[Path]:
         raise InvalidRequestError(f"path {printable(str(path), 200)}", "is neither a file nor a directory")
     files = []
     for directory, directories, names in os.walk(path, followlinks=False):
+        links = [name for name in directories if (Path(directory) / name).is_symlink()]
         directories.sort()
-        for name in sorted(names):
+        for name in sorted([*names, *links]):
             file = Path(directory) / name
             if not stat.S_ISREG(file.lstat().st_mode):
                 raise InvalidRequestError(f"path {printable(str(file), 200)}", "is no regular file", "leave it out")
@@ -82,9 +85,12 @@ def layers_of(files: Sequence[NamedFile]) -> list[PushedLayer]:
 
 def _layer(file: NamedFile) -> PushedLayer:
     with file.path.open("rb", buffering=0) as source:
-        hashed = hash_blob(source, os.fstat(source.fileno()).st_size)
-    annotations = {media_types.TITLE: str(file.name)}
+        status = os.fstat(source.fileno())
+        hashed = hash_blob(source, status.st_size)
     layer = Descriptor(
-        media_type=media_types.LAYER_TAR, digest=hashed.digest, size=hashed.size, annotations=annotations
+        media_type=media_types.LAYER_TAR,
+        digest=hashed.digest,
+        size=hashed.size,
+        annotations=titled(file.name, is_executable=bool(status.st_mode & _EXECUTABLE)),
     )
     return PushedLayer(blob=layer, source=in_file(file.path), chunks=hashed.chunks)
