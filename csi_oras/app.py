@@ -56,6 +56,7 @@ from csi_oras.transfer.blobs import BlobFetcher, Limits
 from csi_oras.transfer.chunk_indexes import ChunkIndexes
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.layout import ArtifactLimits
+from csi_oras.transfer.lazily import LazyChoice, LazyRules
 from csi_oras.transfer.outbox import Outbox
 from csi_oras.transfer.prefetch import Observers, Prefetcher
 from csi_oras.transfer.pull import Conditions, Puller, Store
@@ -149,6 +150,7 @@ class Application:
                 verifier=Verifier(lambda: verification(self.policy), SignatureRecords(self.database), self.metrics),
                 limits=self._artifact_limits,
             ),
+            lazily=LazyChoice(self.content, self.chunk_indexes, self._lazy_rules),
             turns=self._pulls,
             metrics=self.metrics,
         )
@@ -271,6 +273,10 @@ class Application:
             range_bytes=pulls.range_bytes,
             bytes_per_second=pulls.max_bytes_per_second,
         )
+
+    def _lazy_rules(self) -> LazyRules:
+        lazy, pulls = self.policy.lazy, self.policy.pulls
+        return LazyRules(enabled=lazy.enabled, require_index=lazy.require_index, whole_bytes=pulls.range_bytes)
 
     def _store_limits(self) -> StoreLimits:
         store = self.policy.store

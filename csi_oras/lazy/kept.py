@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from csi_oras.errors import CsiOrasError, StoreBrokenError
-from csi_oras.lazy.tree import LazyArtifact
 from csi_oras.oci.chunk_index import ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
@@ -26,6 +25,7 @@ from csi_oras.store.erase import erase
 from csi_oras.store.paths import store_errors
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.secrets import Secret
+from csi_oras.transfer.request import LazyArtifact
 
 _PLAN, _TREE, _INDEX, _CREDENTIAL, _POISONED = "plan.json", "tree.json", "index.json", "credential.json", "poisoned"
 _VERSION = 1

@@ -4,45 +4,20 @@ Two volumes share a tree, and so a FUSE process, where they show the same plan o
 credential: then neither can see by the other what it could not have pulled.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from csi_oras.errors import AccessDeniedError, CsiOrasError, DigestMismatchError, UnauthenticatedError
 from csi_oras.lazy.blob import LazyBlob, Parts, Shown
-from csi_oras.oci.chunk_index import ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.plan import Plan
-from csi_oras.oci.reference import Reference
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.transfer.asker import Asker
 from csi_oras.transfer.demand import Demand
+from csi_oras.transfer.request import LazyArtifact
 
 Connect = Callable[[], tuple[RepositoryClient, str]]
 """Returns a repository as a credential sees it, and what grants know that credential by."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LazyArtifact:
-    """What a lazy tree is made of: a pinned reference, the artifact's manifest, who it is for, and what proves chunks.
-
-    `holder` is what grants know the credential by. An index that `is_hint` is nobody's word.
-    """
-
-    reference: Reference
-    artifact: Digest
-    plan: Plan
-    holder: str
-    index: ChunkIndex | None = None
-    is_hint: bool = False
-
-    @property
-    def tree(self) -> str:
-        """The name of the tree: 64 hexadecimal digits; no text from outside is in it."""
-        parts = (self.plan.digest, self.reference.repository, self.holder)
-        return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
 class LazyTree:

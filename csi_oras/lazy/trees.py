@@ -7,12 +7,13 @@ from functools import partial
 from csi_oras.errors import CsiOrasError
 from csi_oras.lazy.blob import Parts
 from csi_oras.lazy.kept import KeptTree, KeptTrees
-from csi_oras.lazy.tree import LazyArtifact, LazyTree
+from csi_oras.lazy.tree import LazyTree
 from csi_oras.oci.reference import Repository
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.leases import Leases
 from csi_oras.telemetry.logs import logger
+from csi_oras.transfer.request import LazyArtifact
 
 Connect = Callable[[Repository, Credential | None], tuple[RepositoryClient, str]]
 """Returns a repository as a credential, or the node's, sees it, and what grants know that credential by."""

@@ -44,12 +44,12 @@ _FLAGS = sum(
         13,  # DO_READDIRPLUS: attributes come with the names
         15,  # ASYNC_DIO
         18,  # PARALLEL_DIROPS
-        21,  # ABORT_ERROR: a reader of the device learns that it was aborted
         22,  # MAX_PAGES: reads of 1 MiB
         23,  # CACHE_SYMLINKS
         25,  # EXPLICIT_INVAL_DATA: what was read stays until it is taken back; the files never change
         30,  # INIT_EXT: there are flags2
         39,  # HAS_RESEND
+        # not 21, ABORT_ERROR: libfuse knows the end of a connection by ENODEV only
     )
 )
 _BACKGROUND, _CONGESTION, _PAGES, _NANOSECOND = 64, 48, 256, 1
@@ -93,6 +93,7 @@ def mount(device: int, tree: str, *, noexec: bool) -> int:
         ("group_id", "0"),
         ("allow_other", ""),
         ("default_permissions", ""),
+        ("ro", ""),  # the file system itself, too: then the kernel believes its cache
     ]
     attributes = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
     try:
@@ -166,7 +167,11 @@ def mounts() -> list[LazyMount]:
 
 
 def abort(minor: int) -> None:
-    """End a connection, whoever serves it or does not: every reader gets an error, now and later."""
+    """End a connection, whoever serves it or does not: every reader gets an error, now and later.
+
+    Unmounting would not: copies of the mount in other mount namespaces go on. Call it while a mount of it still stands,
+    for the kernel gives its number to the next one at once.
+    """
     with contextlib.suppress(OSError):
         if not (_CONNECTIONS / str(minor)).exists():
             kernel.mount("fusectl", str(_CONNECTIONS), 0, "fusectl")

@@ -47,6 +47,7 @@ from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
+from csi_oras.transfer.lazily import LazyChoice
 from csi_oras.transfer.request import Planned, PulledArtifact, PullPolicy, PullRequest
 from csi_oras.transfer.resolve import Resolved, Resolver
 from csi_oras.transfer.turns import Turns
@@ -94,6 +95,7 @@ class Puller:
         resolver: Resolver,
         gatherer: Gatherer,
         conditions: Conditions,
+        lazily: LazyChoice,
         turns: Turns,
         metrics: Metrics,
     ) -> None:
@@ -101,6 +103,7 @@ class Puller:
         self._store = store
         self._resolver = resolver
         self._gatherer = gatherer
+        self._lazily = lazily
         self._rules = conditions.rules
         self._verifier = conditions.verifier
         self._limits = conditions.limits
@@ -291,21 +294,27 @@ class Puller:
         planned = self._plan(client, request, resolved, credential)
         artifact, plan = planned.artifact, planned.plan
         self._limits().check(plan, subject)
-        progress = job.progress
-        progress.begin()
         lease.add([plan.digest, artifact.root, artifact.digest])
         self._keep_metadata(artifact, plan)
+        if request.lazy and (lazy := self._lazily.choose(client, planned, credential)):
+            return replace(self._remembered(request, planned, _as_it_will_be(plan)), lazy=lazy, warnings=warnings)
+        progress = job.progress
+        progress.begin()
         asker = Asker(client=client, holder=credential, demand=partial(self.jobs.demand, job))
         self._gatherer.gather(asker, plan, lease, progress, subject)
-        found = CataloguedPlan(artifact=artifact.digest, laid_out=self._laid_out(plan, progress, subject))
-        goes_by_reference = planned.kind.goes_by_reference or request.selection.metadata
-        key = request.view_key(goes_by_reference=goes_by_reference)
-        self._store.catalogue.add(request.reference, artifact.root, found, key, _contents(artifact, plan))
+        pulled = self._remembered(request, planned, self._laid_out(plan, progress, subject))
         self._store.views.follow(request.reference)
         digests = [plan.digest, *(blob.digest for blob in plan.blobs)]
         self._store.grants.add([Grant(client.repository, digest, credential) for digest in digests])
-        pulled = self._pulled(request.reference.pinned(artifact.root), found)
         return replace(pulled, fetched=progress.fetched, warnings=warnings)
+
+    def _remembered(self, request: PullRequest, planned: Planned, laid_out: LaidOut) -> PulledArtifact:
+        artifact = planned.artifact
+        found = CataloguedPlan(artifact=artifact.digest, laid_out=laid_out)
+        goes_by_reference = planned.kind.goes_by_reference or request.selection.metadata
+        key = request.view_key(goes_by_reference=goes_by_reference)
+        self._store.catalogue.add(request.reference, artifact.root, found, key, _contents(artifact, planned.plan))
+        return self._pulled(request.reference.pinned(artifact.root), found)
 
     def _laid_out(self, plan: Plan, progress: Progress, subject: str) -> LaidOut:
         known = self._store.catalogue.laid_out(plan.digest) if self._store.trees.has(plan.digest) else None
@@ -336,6 +345,12 @@ class Puller:
         if found is None:
             return None
         return found if client.digest_hint(request.reference.identifier) == root else None
+
+
+def _as_it_will_be(plan: Plan) -> LaidOut:
+    """Say of a plan of files what will be known of it when it is laid out."""
+    single = str(plan.entries[0].name) if plan.single else ""
+    return LaidOut(plan=plan.digest, size=plan.size, files=len(plan.entries), single=single)
 
 
 def _contents(artifact: Artifact, plan: Plan) -> set[Digest]:

@@ -1,11 +1,13 @@
 """What is wanted of a registry and what came of it: the values that pulls go by."""
 
+import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from csi_oras.artifact.kind import Artifact, Kind
+from csi_oras.oci.chunk_index import ChunkIndex
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.platform import Platform
@@ -37,11 +39,13 @@ class PullRequest:
     credential: Credential | None
     tried: tuple[str, ...] = ()
     background: bool = False
+    lazy: bool = False
+    """Whether it is enough if its bytes come when they are read."""
 
     @property
     def key(self) -> Hashable:
         """Requests of one key are one job."""
-        return (self.reference, self.platform, self.selection.key, self.policy, self.brought)
+        return (self.reference, self.platform, self.selection.key, self.policy, self.brought, self.lazy)
 
     @property
     def brought(self) -> Found:
@@ -54,11 +58,33 @@ class PullRequest:
         return self.platform, f"{self.selection.key}{named}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LazyArtifact:
+    """What a lazy tree is made of: a pinned reference, the artifact's manifest, who it is for, and what proves chunks.
+
+    `holder` is what grants know the credential by. An index that `is_hint` is nobody's word.
+    """
+
+    reference: Reference
+    artifact: Digest
+    plan: Plan
+    holder: str
+    index: ChunkIndex | None = None
+    is_hint: bool = False
+
+    @property
+    def tree(self) -> str:
+        """The name of the tree: 64 hexadecimal digits; no text from outside is in it."""
+        parts = (self.plan.digest, self.reference.repository, self.holder)
+        return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulledArtifact:
-    """An artifact that is complete in the store; `path` is the tree, or the only file, that shows it. Bytes.
+    """An artifact that is complete in the store, unless it is lazy; `path` is the tree, or only file, that shows it.
 
-    `pull_seconds` is None for what was here already; `warnings` say what node policy would rather have otherwise.
+    Sizes are in bytes; `pull_seconds` is None for what was here already; `warnings` say what node policy would rather
+    have otherwise.
     """
 
     reference: Reference
@@ -70,6 +96,8 @@ class PulledArtifact:
     fetched: int = 0
     pull_seconds: float | None = None
     warnings: tuple[str, ...] = ()
+    lazy: LazyArtifact | None = None
+    """What is read before it is complete, where it is not."""
 
     @property
     def verifiable(self) -> tuple[Digest, ...]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from csi_oras import config
 from csi_oras.app import Application
 from csi_oras.lazy.blob import Proof, Shown
-from csi_oras.lazy.tree import LazyArtifact, LazyTree
+from csi_oras.lazy.tree import LazyTree
 from csi_oras.oci.chunk_index import BlobIndex, ChunkHasher, ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.transfer.request import PullRequest
+from csi_oras.transfer.request import LazyArtifact, PullRequest
 from csi_oras.volume import attributes
 
 MIB = 1 << 20
