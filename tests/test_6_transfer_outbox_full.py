@@ -1,5 +1,6 @@
 """An outbox on a full disk: what a pod wrote leaves by the network, and needs no room to do so."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def at(disk: SmallDisk) -> Iterator[Outboxing]:
 def test_what_a_pod_filled_the_disk_with_is_pushed(at: Outboxing, fake: FakeRegistry, disk: SmallDisk) -> None:
     entry = at.capture(f"{fake.address}/t/out:v1", {"a": b"12345", "b/c": bytes(1 << 20)})
     disk.fill()
+    at.push(entry)
+    assert "v1" in fake.manifests["t/out"]
+    assert at.app.captured.all() == []
+
+
+def test_what_a_pod_used_all_inodes_for_is_pushed(at: Outboxing, fake: FakeRegistry, disk: SmallDisk) -> None:
+    entry = at.capture(f"{fake.address}/t/out:v1", {"a": b"12345", "b/c": b"deep"})
+    found = os.statvfs(disk.directory)
+    disk.limit_inodes(found.f_files - found.f_ffree)
     at.push(entry)
     assert "v1" in fake.manifests["t/out"]
     assert at.app.captured.all() == []

@@ -51,7 +51,7 @@ class Composer:
     volume: WritableVolume
     base: FoundBase | None
     opened: Volume
-    directory: Path
+    directory: Path | None
     base_source: Callable[[Descriptor], Source]
     base_chunks: Callable[[Descriptor], BlobIndex | None]
 
@@ -113,6 +113,8 @@ class Composer:
         if isinstance(layer, WholeFile):
             return self._file(layer)
         if isinstance(layer, PackedDirectory):
+            if self.directory is None:
+                raise RuntimeError("a directory is to be packed, and there is no place for it")
             path = self.directory / str(number)
             with store_errors(f"{self.opened.subject}, packing"), path.open("xb") as target:
                 blob = pack(layer, self.opened.open, target)

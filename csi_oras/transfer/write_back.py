@@ -8,7 +8,7 @@ of its own. Killed at any moment, the same push makes the same artifact, and sen
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.reference import Reference
 from csi_oras.oci.selection import Selection
+from csi_oras.pack.layers import PackedDirectory
 from csi_oras.pack.merge import Uncarriable
 from csi_oras.pack.survey import Survey, Volume, survey
 from csi_oras.pack.walk import WalkLimits
@@ -80,7 +81,8 @@ class _Ready:
     base: FoundBase | None
     opened: Volume
     found: Survey
-    directory: Path
+    directory: Path | None
+    """For what is packed, if anything is."""
 
 
 class VolumePusher:
@@ -155,9 +157,12 @@ class VolumePusher:
 
     @contextmanager
     def _ready(self, writing: Writing, volume: WritableVolume, limits: WalkLimits) -> Iterator[_Ready]:
-        with self.opened(writing) as (base, opened), staging(self._paths) as directory:
+        with self.opened(writing) as (base, opened), ExitStack() as stack:
             selection = Selection(include=_globs(volume.include), exclude=_globs(volume.exclude))
             found = survey(opened, selection, limits, MOST_FILES)
+            packs = any(isinstance(layer, PackedDirectory) for layer in found.layers)
+            with store_errors(f"{opened.subject}, packing"):  # only if need be: the disk may be full of what is pushed
+                directory = stack.enter_context(staging(self._paths)) if packs else None
             yield _Ready(volume=volume, base=base, opened=opened, found=found, directory=directory)
 
     def _base(self, volume: WritableVolume, credential: Credential | None, hold: Hold) -> FoundBase | None:
@@ -200,7 +205,7 @@ class VolumePusher:
             base_source=partial(self._base_source, ready, reading),
             base_chunks=self._base_indexes(ready.base, reading).index_of,
         )
-        for left in ready.directory.iterdir():  # with another credential it is done again
+        for left in ready.directory.iterdir() if ready.directory else ():  # with another credential it is done again
             left.unlink()
         return composer.compose(ready.found, made)
 
