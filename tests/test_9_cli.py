@@ -61,10 +61,18 @@ def test_inspect_says_what_a_volume_would_show_and_why(state: Path, reference: s
         "artifactType": "application/x.model",
         "kind": "generic",
         "files": [
-            {"name": "a/b.txt", "size": 5, "mode": "0444", "layer": 0, "rule": "title"},
-            {"name": sha256(b"nameless").replace(":", "-"), "size": 8, "mode": "0444", "layer": 1, "rule": "digest"},
+            {"name": "a/b.txt", "size": 5, "mode": "0444", "layer": 0, "rule": "title", "lazy": True},
+            {
+                "name": sha256(b"nameless").replace(":", "-"),
+                "size": 8,
+                "mode": "0444",
+                "layer": 1,
+                "rule": "digest",
+                "lazy": True,
+            },
         ],
         "left": [{"layer": 2, "reason": "is the empty descriptor"}],
+        "index": "none",
     }
     assert list((state / "blobs/sha256").iterdir()) != []  # the manifest itself
     assert not (state / "blobs/sha256" / sha256(b"hello").partition(":")[2]).exists()

@@ -10,6 +10,7 @@ _MODULES = {
     "pull": "artifacts:pull",
     "push": "artifacts:push",
     "inspect": "inspect:inspect",
+    "index": "index:index",
     "store": "store:store",
     "outbox": "outbox:outbox",
     "doctor": "doctor:doctor",

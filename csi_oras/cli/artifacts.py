@@ -28,6 +28,7 @@ from csi_oras.cli.output import count_files
 from csi_oras.errors import InvalidRequestError
 from csi_oras.oci.chunk_index import ChunkIndex
 from csi_oras.oci.reference import Reference
+from csi_oras.registry.client import RepositoryClient
 from csi_oras.store.leases import PullLease
 from csi_oras.telemetry.progress import Progress as TransferProgress
 from csi_oras.transfer.files import find_files, layers_of
@@ -49,7 +50,7 @@ def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) 
         request = request_of(app, reference, options)
         started = time.monotonic()
         with app.leases.of_pull() as lease:
-            pulled = _pulled(app, request, lease)
+            pulled = pull_held(app, request, lease)
             if directory:
                 _copy(pulled, directory)
     document = {
@@ -125,7 +126,13 @@ def request_of(app: Application, reference: str, options: dict[str, Any]) -> Pul
     )
 
 
-def _pulled(app: Application, request: PullRequest, lease: PullLease) -> PulledArtifact:
+def client_of(app: Application, request: PullRequest) -> RepositoryClient:
+    """Return the repository as a command sees it: with the credential that it was given, else with the node's."""
+    repository = request.reference.repository
+    return app.registries.repository(repository, request.credential or app.keychain.of_node(repository).credential)
+
+
+def pull_held(app: Application, request: PullRequest, lease: PullLease) -> PulledArtifact:
     """Return the artifact, which stays as long as the lease; it is pulled again if it went before."""
     while True:
         pulled = app.puller.find(request) or _with_progress(app, request)

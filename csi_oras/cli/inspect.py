@@ -8,7 +8,7 @@ from rich.filesize import decimal
 from rich.text import Text
 from rich.tree import Tree
 
-from csi_oras.cli.artifacts import request_of
+from csi_oras.cli.artifacts import client_of, request_of
 from csi_oras.cli.options import (
     REFERENCE,
     application,
@@ -32,11 +32,15 @@ from csi_oras.transfer.request import Planned
 def inspect(reference: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """Show what a volume of an artifact would hold, and why, without fetching it.
 
-    A name that ends in a slash is an archive: what it holds is known when it is unpacked.
+    A name that ends in a slash is an archive: what it holds is known when it is unpacked, so that a volume with one
+    is never lazy. Of a chunk index it says whether the manifest binds it, or it is only a hint.
     """
     with application(options) as app:
-        planned = app.puller.plan(request_of(app, reference, options))
-    document = _document(planned)
+        request = request_of(app, reference, options)
+        planned = app.puller.plan(request)
+        manifest, artifact = planned.artifact.manifest, planned.artifact.digest
+        index = app.chunk_indexes.published(client_of(app, request), manifest, artifact)
+    document = {**_document(planned), "index": str(index.trust) if index else "none"}
     if as_json:
         click.echo(json.dumps(document, ensure_ascii=False))
     else:
@@ -45,8 +49,8 @@ def inspect(reference: str, as_json: bool, **options: Any) -> None:  # noqa: FBT
 
 def _document(planned: Planned) -> dict[str, Any]:
     artifact, plan = planned.artifact, planned.plan
-    files = [_file(str(entry.name), entry.mode, entry) for entry in plan.entries]
-    archives = [_file(f"{archive.root or ''}/", 0o555, archive) for archive in plan.archives]
+    files = [{**_file(str(entry.name), entry.mode, entry), "lazy": plan.can_be_lazy} for entry in plan.entries]
+    archives = [{**_file(f"{archive.root or ''}/", 0o555, archive), "lazy": False} for archive in plan.archives]
     return {
         "reference": str(artifact.reference.pinned(artifact.root)),
         "digest": str(artifact.digest),
@@ -67,6 +71,7 @@ def _print(document: dict[str, Any]) -> None:
     total = decimal(sum(file["size"] for file in files))
     out.print(Text(document["reference"], style="bold"))
     out.print(Text(f"{document['artifactType']}, kind {document['kind']}, {count_files(len(files))}, {total}"))
+    out.print(Text(_lazily(document), style="dim"))
     root = Tree("/")
     branches: dict[str, Tree] = {"": root}
     for file in files:
@@ -78,6 +83,17 @@ def _print(document: dict[str, Any]) -> None:
     out.print(root)
     for item in document["left"]:
         out.print(Text(f"left out: layer {item['layer']}: {printable(item['reason'])}", style="dim"))
+
+
+def _lazily(document: dict[str, Any]) -> str:
+    if not all(file["lazy"] for file in document["files"]):
+        return "mode lazy: pulled all the same, since it has to be unpacked"
+    index = {
+        "none": "no chunk index",
+        "bound": "a chunk index that the manifest binds",
+        "hint": "a chunk index as a hint",
+    }
+    return f"mode lazy: read on demand, {index[document['index']]}"
 
 
 def _branch(branches: dict[str, Tree], directory: str) -> Tree:

@@ -106,6 +106,11 @@ class Plan:
         canonical = json.dumps([_LAYOUT_VERSION, self.single, files, archives, selection], separators=(",", ":"))
         return Digest("sha256", hashlib.sha256(canonical.encode()).hexdigest())
 
+    @property
+    def can_be_lazy(self) -> bool:
+        """Whether a volume can show it before it is here: what is in an archive is known when it is unpacked."""
+        return not self.archives
+
     @cached_property
     def size(self) -> int:
         """The bytes of all files and, packed, of all archives."""
