@@ -18,6 +18,7 @@ from csi_oras import config
 from csi_oras.errors import (
     AccessDeniedError,
     LimitExceededError,
+    PushRefusedError,
     UnauthenticatedError,
     UnsupportedContentError,
     VolumeBusyError,
@@ -101,6 +102,37 @@ def test_unchanged_files_of_the_base_are_mounted_and_not_sent(at: Outboxing, fak
     assert pushed["annotations"]["org.opencontainers.image.base.digest"] == str(base.artifact)
     assert document(fake, repository="t/base")["layers"][0] in pushed["layers"]
     assert at.app.leases.held().holders == {}
+
+
+def test_files_of_a_base_in_the_same_repository_are_not_asked_for_one_by_one(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    _, base = at.pull(fake.artifact("t/out", files(kept=b"kept", changed=b"1")))
+    at.push(at.capture(target, {"changed": b"2"}, base=base, meant=base.artifact))
+    assert titles(fake) == {"kept": b"kept", "changed": b"2"}
+    assert fake.count(f"/blobs/{sha256(b'kept')}", "HEAD") == 0
+    assert fake.count(f"/blobs/{sha256(b'2')}", "HEAD") == 1
+
+
+@pytest.mark.parametrize("refusal", [400, 404])
+def test_files_of_a_base_that_the_repository_has_lost_are_sent_again(
+    at: Outboxing, fake: FakeRegistry, target: str, refusal: int
+) -> None:
+    _, base = at.pull(fake.artifact("t/out", files(kept=b"kept")))
+    del fake.blobs["t/out"][sha256(b"kept")]
+    fake.bend("/manifests/sha256:", status(refusal), method="PUT", times=1)
+    at.push(at.capture(target, {"new": b"new"}, base=base, meant=base.artifact))
+    assert titles(fake) == {"kept": b"kept", "new": b"new"}
+
+
+def test_manifest_that_is_refused_whatever_the_repository_has_is_refused(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    _, base = at.pull(fake.artifact("t/out", files(kept=b"kept")))
+    fake.bend("/manifests/", status(413), method="PUT")
+    entry = at.capture(target, {"new": b"new"}, base=base, meant=base.artifact)
+    with pytest.raises(PushRefusedError):
+        at.outbox.attempt(entry)
 
 
 def test_unchanged_volume_tags_the_manifest_of_its_base(at: Outboxing, fake: FakeRegistry, target: str) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from csi_oras.registry.sources import Readable, in_memory
 from csi_oras.registry.transport import Transport
 from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.files import find_files, layers_of
-from csi_oras.transfer.push import PushedLayer, Pusher, in_repository, manifest_of
+from csi_oras.transfer.push import PushedLayer, Pusher, Pushing, in_repository, manifest_of
 from tests.support.artifacts import FILE_TYPE, TITLE, sha256
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, Request, status
@@ -123,6 +124,27 @@ def test_blobs_of_one_registry_go_four_at_a_time(fake: FakeRegistry, client: Pus
         thread.join()
     assert most[0] <= 4
     assert len(fake.manifests["t/x"]) == 2
+
+
+def test_layer_is_sent_while_the_next_is_made(fake: FakeRegistry, client: PushClient) -> None:
+    layers = [layer(b"one"), layer(b"two")]
+    with Pusher().pushing(client, Progress()) as begun:
+        begun.begin(layers[0])
+        wait_for(lambda: sha256(b"one") in fake.blobs.get("t/x", {}))
+        begun.begin(layers[1])
+        assert begun.finish(manifest_of(blobs(layers))).sent == 6
+
+
+def test_refusal_of_a_layer_is_told_to_who_makes_the_next(fake: FakeRegistry, client: PushClient) -> None:
+    fake.bend(UPLOADS, status(403), method="POST")
+    made = count()
+
+    def make(begun: Pushing) -> bool:
+        begun.begin(layer(str(next(made)).encode()))
+        return False
+
+    with pytest.raises(AccessDeniedError), Pusher().pushing(client, Progress()) as begun:
+        wait_for(lambda: make(begun))
 
 
 # -- what is reused
