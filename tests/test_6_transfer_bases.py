@@ -1,5 +1,6 @@
 """Bases: what is below a volume comes from the store when it is pushed, whatever became of its registry or the disk."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,11 @@ from csi_oras import config
 from csi_oras.oci.digest import Digest
 from csi_oras.store.writable import Base
 from tests.support.artifacts import Layer, files, sha256
-from tests.support.fake_registry import FakeRegistry
+from tests.support.fake_registry import FakeRegistry, basic
 from tests.support.fakes import user
 from tests.support.kinds import plant, tar
 from tests.support.kinds_archives import oras_directory
-from tests.support.outboxes import Outboxing
+from tests.support.outboxes import Outboxing, kept
 from tests.support.outside import contents
 from tests.support.pods import wait_for
 from tests.support.rot import rot
@@ -86,3 +87,24 @@ def test_layer_that_has_rotted_is_never_pushed_and_fetched_anew(at: Outboxing, f
     assert future.result(60)
     assert contents(at.pull(target)[0].path) == {"a": b"1", "large": _LARGE, "b": b"2"}
     assert fake.blobs["t/out"].keys() == {sha256(content) for content in (b"1", b"2", _LARGE, b"{}")}
+
+
+def test_rotten_base_of_a_private_registry_waits_for_a_credential_of_the_node(
+    at: Outboxing, private: FakeRegistry, fake: FakeRegistry, target: str, tmp_path: Path
+) -> None:
+    base, shown = below(at, private, tmp_path)
+    rot(at.app.content.path(Digest.parse(sha256(b"1"))))
+    entry = at.capture(target, {"b": b"2"}, base=base)
+    future = at.outbox.begin(entry.writing)
+    at.resume()
+    wait_for(lambda: "has rotted" in entry.state().error)
+    at.retry(entry)
+    wait_for(lambda: "the registry wants a credential" in entry.state().error)
+    assert kept(entry.writing) == {"b": b"2"}
+    assert "v1" not in fake.manifests.get("t/out", {})
+    login = tmp_path / "login.json"
+    login.write_text(json.dumps({"auths": {private.address: {"auth": basic("me", "right").partition(" ")[2]}}}))
+    at.app.policy = config.parse(f"credentials: {{dockerConfig: [{login}]}}", "policy")
+    at.retry(entry)
+    assert future.result(60)
+    assert contents(at.pull(target)[0].path) == {**shown, "b": b"2"}

@@ -33,7 +33,7 @@ from csi_oras.transfer.request import Planned, PulledArtifact, PullPolicy, PullR
 from csi_oras.transfer.resolve import ManifestLimits
 
 EMPTY = Digest.of(b"{}")
-"""What everybody has."""
+"""The usual config, which everybody has: volumes do not need it, and no pull fetches it."""
 
 Hold = Callable[[Iterable[Digest]], None]
 """Holds exactly these in the store from now on."""

@@ -15,7 +15,6 @@ from csi_oras.artifact import generic
 from csi_oras.oci import media_types, titles
 from csi_oras.oci.chunk_index import BlobIndex, ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
-from csi_oras.oci.digest import Digest
 from csi_oras.pack.layers import LayerPlan, PackedDirectory, Reused, WholeFile
 from csi_oras.pack.survey import Survey, Volume
 from csi_oras.pack.tarball import pack
@@ -23,14 +22,13 @@ from csi_oras.registry.sources import Readable, Source, in_file, in_memory
 from csi_oras.store.paths import store_errors
 from csi_oras.store.writable import WritableVolume
 from csi_oras.telemetry.events import Pod
-from csi_oras.transfer.bases import FoundBase
+from csi_oras.transfer.bases import EMPTY, FoundBase
 from csi_oras.transfer.hashing import hash_blob
 from csi_oras.transfer.push import NewManifest, PushedLayer, manifest_of
 
 _PARALLEL = 4
 """Layers that are read at once, to be hashed or packed."""
 _EMPTY = b"{}"
-_EMPTY_DIGEST = Digest.of(_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +90,7 @@ class Composer:
         return Composed(layers=layers, manifest=manifest)
 
     def _of_base(self, base: FoundBase, blob: Descriptor) -> PushedLayer:
-        is_empty = blob.digest == _EMPTY_DIGEST  # which volumes need not, and pulls do not fetch
-        source = in_memory(_EMPTY) if is_empty else self.base_source(blob)
+        source = in_memory(_EMPTY) if blob.digest == EMPTY else self.base_source(blob)
         chunks = self.base_chunks(blob)
         return PushedLayer(blob=blob, source=source, mount_from=base.repository, chunks=chunks)
 
