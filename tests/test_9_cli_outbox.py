@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from csi_oras.oci.media_types import REF_NAME
 from csi_oras.store.outbox import EntryState, OutboxEntry, OutboxState
 from tests.support.artifacts import Pusher, files
 from tests.support.driver import Driver
+from tests.support.fake_registry import FakeRegistry
 from tests.support.interop import read_layout
 from tests.support.outboxes import Outboxing, kept
+from tests.support.outside import contents
 from tests.support.pods import wait_for
 
 pytestmark = pytest.mark.needs("registry", "root")
@@ -165,6 +168,25 @@ def test_export_of_holes_takes_no_room(at: Outboxing, stuck: OutboxEntry, tmp_pa
     with (to / "end").open("rb") as file:
         file.seek((1 << 40) - 4)
         assert file.read() == b"\0end"
+
+
+@pytest.mark.parametrize("lost", ["record", "base"])
+def test_export_gives_what_was_written_whatever_became_of_record_and_base(
+    at: Outboxing, target: str, tmp_path: Path, lost: str
+) -> None:
+    with FakeRegistry() as gone:
+        _, base = at.pull(gone.artifact("t/base", files(old=b"old", kept=b"kept")))
+    entry = at.capture(target, {"old": b"new", "d/e": b"deep", "kept": None}, base=base)
+    if lost == "record":
+        (entry.writing.directory / "volume.json").write_bytes(b"{")
+    else:
+        shutil.rmtree(at.state / "trees")
+        shutil.rmtree(at.state / "blobs")
+    failed = ended(at.state, "export", entry.id, "--to", str(tmp_path / "whole"))
+    assert failed.returncode == 1
+    assert lost == "base" or "--written" in failed.stderr
+    assert document(at.state, "export", entry.id, "--to", str(tmp_path / "to"), "--written")["files"] == 2
+    assert contents(tmp_path / "to") == {"old": b"new", "d/e": b"deep"}
 
 
 def test_export_as_a_layout_is_what_would_be_pushed(at: Outboxing, pusher: Pusher, repository: str, target: str,

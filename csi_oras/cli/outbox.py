@@ -18,8 +18,10 @@ from csi_oras.cli.options import application, has_store, reports_errors, store_o
 from csi_oras.cli.output import console, count_files, working
 from csi_oras.errors import CsiOrasError, printable
 from csi_oras.pack.merge import Uncarriable
+from csi_oras.pack.survey import Volume
 from csi_oras.store.outbox import EntryState, OutboxEntry, gone
 from csi_oras.transfer.export import export as export_files
+from csi_oras.transfer.write_back import opened_written
 
 _MODULES = {"ls": "outbox:ls", "retry": "outbox:retry", "export": "outbox:export", "drop": "outbox:drop"}
 _ID = click.argument("name", metavar="ID")
@@ -79,16 +81,20 @@ def retry(names: tuple[str, ...], now: bool, as_json: bool, **options: Any) -> N
 @click.command("export", short_help="Copy the files of an entry to a directory.")
 @_ID
 @click.option("--to", "directory", type=click.Path(path_type=Path), required=True, help="A new or empty directory.")
-@click.option("--oci", is_flag=True, help="As an OCI layout with what would be pushed, under its tag.")
+@click.option("--oci", "how", flag_value="oci", help="As an OCI layout with what would be pushed, under its tag.")
+@click.option(
+    "--written", "how", flag_value="written", help="Only what the pod wrote, whatever became of what is below."
+)
 @store_options
 @reports_errors
-def export(name: str, directory: Path, oci: bool, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
+def export(name: str, directory: Path, how: str | None, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """Copy all that a volume showed its pod last to a directory; the entry stays.
 
     What no artifact can carry is named and not copied; its bytes are in the entry's directory in the outbox.
     """
+    exported = {"oci": _layout, "written": _written}.get(how or "", _files)
     with working("copying"), _entry(options, name) as (app, entry), entry.locked():
-        made, summary, uncarriable = (_layout if oci else _files)(app, entry, directory)
+        made, summary, uncarriable = exported(app, entry, directory)
     left = [{"name": one.name, "reason": one.reason} for one in uncarriable]
     if as_json:
         click.echo(json.dumps({"id": name, "directory": str(directory), **made, "left": left}))
@@ -122,7 +128,16 @@ def _entry(options: dict[str, Any], name: str) -> Iterator[tuple[Application, Ou
 
 def _files(app: Application, entry: OutboxEntry, directory: Path) -> _Exported:
     with app.volume_pusher().opened(entry.writing) as (_, opened):
-        found = export_files(opened, directory)
+        return _copied(opened, directory)
+
+
+def _written(_app: Application, entry: OutboxEntry, directory: Path) -> _Exported:
+    with opened_written(entry.writing) as opened:
+        return _copied(opened, directory)
+
+
+def _copied(opened: Volume, directory: Path) -> _Exported:
+    found = export_files(opened, directory)
     return {"files": len(found.entries)}, count_files(len(found.entries)), found.uncarriable
 
 

@@ -183,7 +183,7 @@ class Writing:
             return WritableVolume.from_json(json.loads(content))
         except (LookupError, TypeError, ValueError, CsiOrasError) as error:
             cause = f"cannot be read ({type(error).__name__})"
-            raise StoreBrokenError(subject, cause, "export its files, then drop it") from error
+            raise StoreBrokenError(subject, cause, "export what was --written, then drop it") from error
 
     def credential(self) -> Secret:
         """Return the credential of the publish, as it was given; nothing where it is gone."""

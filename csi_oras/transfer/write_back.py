@@ -258,6 +258,14 @@ def _there(base: FoundBase | None, pushes: PushClient) -> frozenset[Digest]:
 
 
 @contextmanager
+def opened_written(writing: Writing) -> Iterator[Volume]:
+    """Open what a pod wrote in a with statement, without what is below, and whatever else is known of it."""
+    subject = f"outbox entry {writing.directory.name}"
+    with _directory(writing.upper, subject) as upper:
+        yield Volume(upper=upper, subject=subject)
+
+
+@contextmanager
 def _opened(writing: Writing, volume: WritableVolume, base: FoundBase | None) -> Iterator[Volume]:
     subject = f"volume of {volume.reference}"
     with _directory(writing.upper, subject) as upper:
