@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from csi_oras.oci.chunk_index import BlobIndex, ChunkHasher
+from csi_oras.oci.chunk_index import CHUNK_BYTES, BlobIndex, ChunkHasher
 from csi_oras.oci.digest import Digest
 from csi_oras.telemetry.progress import Counter
 
@@ -35,14 +35,15 @@ def hash_blob(file: _File, size: int, like: Digest = _SHA256, counter: Counter |
         OSError: it cannot be read.
     """
     buffer = memoryview(bytearray(min(_BLOCK_BYTES, size + 1)))
-    whole, chunks, done = like.hasher(), ChunkHasher(size), 0
+    whole, chunks, done = like.hasher(), ChunkHasher(size) if size > CHUNK_BYTES else None, 0
     with ThreadPoolExecutor(1, "chunks") as beside:
         while count := file.readinto(buffer):
-            beside_it = beside.submit(chunks.update, buffer[:count])
+            also = beside.submit(chunks.update, buffer[:count]) if chunks else None
             whole.update(buffer[:count])
-            beside_it.result()
+            if also:
+                also.result()
             done += count
             if counter:
                 counter.advance(count)
     digest = Digest(like.algorithm, whole.hexdigest())
-    return Hashed(digest=digest, size=done, chunks=chunks.index(digest))
+    return Hashed(digest=digest, size=done, chunks=chunks.index(digest) if chunks else None)
