@@ -1,0 +1,138 @@
+"""Blobs: reads from what the driver called local, and waits for what it has not.
+
+The invariant: no byte is read that the driver did not call local on that very file, and nobody gets fewer bytes than
+he asked for. What was local stays so: once all of a blob is, the driver is asked nothing more about it.
+"""
+
+import os
+from collections import OrderedDict
+
+import trio
+
+from csi_oras.errors import CsiOrasError, DigestMismatchError, StoreBrokenError, UnobtainableError
+from csi_oras.fuse.driver import Answer, Driver
+from csi_oras.fuse.opened import Opened
+from csi_oras.fuse.statistics import Statistics
+from csi_oras.oci.digest import Digest
+from csi_oras.telemetry.logs import logger
+
+PATIENCE_SECONDS = 45.0
+"""How long a read waits for its bytes: the kernel asks twice before a reader hears of an error (at most 120 s)."""
+_MOST_OPENED = 512
+_MOST_ATTEMPTS = 4
+"""How often the driver may show a file that turns out not to have the bytes, or is another one by then."""
+
+
+class Blobs:
+    """The blobs of one tree, as far as they are local."""
+
+    def __init__(self, driver: Driver, statistics: Statistics, patience: float = PATIENCE_SECONDS) -> None:
+        """Wait for what is not local for `patience` seconds."""
+        self._driver = driver
+        self._statistics = statistics
+        self._patience = patience
+        self._opened: OrderedDict[Digest, Opened] = OrderedDict()
+        self._poisoned: set[Digest] = set()
+        self._failing: set[Digest] = set()
+
+    async def read(self, blob: Digest, start: int, end: int) -> bytes | memoryview:
+        """Return the bytes from `start` up to `end`, to be used before anything else is awaited.
+
+        Raises:
+            NoSpaceError: the node has no room for them.
+            CsiOrasError: they cannot be had, or not now.
+        """
+        try:
+            content = self._cached(blob, start, end) or await self._awaited(blob, start, end)
+        except CsiOrasError as error:
+            if blob not in self._failing:  # one line for all the reads until it can be read again
+                self._failing.add(blob)
+                logger.warning("cannot be read", cause=error.message)
+            raise
+        if self._failing and blob in self._failing:
+            self._failing.remove(blob)
+            logger.info("can be read again", blob=str(blob))
+        return content
+
+    def expect(self, blob: Digest, start: int, end: int) -> None:
+        """Have the driver fetch bytes that will be read soon, if they are not known to be local."""
+        opened = self._opened.get(blob)
+        if blob not in self._poisoned and not (opened and opened.local.covers(start, end)):
+            self._driver.tell({"op": "ahead", "blob": str(blob), "start": start, "end": end})
+
+    def poison(self, blob: Digest) -> bool:
+        """Show nothing of a blob any more; say whether that is new."""
+        is_new = blob not in self._poisoned
+        self._poisoned.add(blob)
+        self._forget(blob)
+        return is_new
+
+    def _cached(self, blob: Digest, start: int, end: int) -> memoryview | None:
+        opened = self._opened.get(blob)
+        if opened is None or not opened.local.covers(start, end):
+            return None
+        self._opened.move_to_end(blob)
+        return opened.read_cached(start, end)
+
+    async def _awaited(self, blob: Digest, start: int, end: int) -> bytes | memoryview:
+        try:
+            with trio.fail_after(self._patience):
+                for _ in range(_MOST_ATTEMPTS):
+                    if content := await self._attempt(blob, start, end):
+                        return content
+        except trio.TooSlowError:
+            cause = f"bytes {start} to {end} did not come within {self._patience:g} s"
+            raise UnobtainableError(f"blob {blob}", cause, "reading them again asks for them again") from None
+        raise StoreBrokenError(f"blob {blob}", f"bytes {start} to {end} are not where the driver says")
+
+    async def _attempt(self, blob: Digest, start: int, end: int) -> bytes | memoryview | None:
+        """Return bytes, or None where the file that should have them has not."""
+        self._refuse_poisoned(blob)
+        opened: Opened | None = self._opened.get(blob)
+        if opened is None or not opened.local.covers(start, end):
+            with self._statistics.waiting():
+                answer = await self._driver.need(blob, start, end, opened.inode if opened else 0)
+            opened = self._learn(blob, answer)
+        if opened is None:
+            return None
+        content = opened.read_cached(start, end) or await _from_disk(opened, start, end)
+        self._refuse_poisoned(blob)
+        if len(content) == end - start:
+            return content
+        if self._opened.get(blob) is opened:
+            self._forget(blob)
+        return None
+
+    def _learn(self, blob: Digest, answer: Answer) -> Opened | None:
+        """Take in what the driver says; return the file that it speaks of, if that is the one that we have by now."""
+        opened = self._opened.get(blob)
+        if answer.descriptor is not None:
+            if blob in self._poisoned or (opened and opened.inode == answer.inode):
+                os.close(answer.descriptor)
+            else:
+                self._forget(blob)
+                opened = self._opened[blob] = Opened(answer.descriptor, answer.inode)
+        if opened is None or opened.inode != answer.inode:
+            return None
+        opened.local.add(answer.start, answer.end)
+        if len(self._opened) > _MOST_OPENED:
+            self._forget(next(iter(self._opened)))
+        return opened
+
+    def _refuse_poisoned(self, blob: Digest) -> None:
+        if blob in self._poisoned:
+            raise DigestMismatchError(
+                f"blob {blob}", "is not what its digest says", "the artifact is to be pulled anew"
+            )
+
+    def _forget(self, blob: Digest) -> None:
+        if opened := self._opened.pop(blob, None):
+            opened.close()
+
+
+async def _from_disk(opened: Opened, start: int, end: int) -> bytes:
+    try:
+        return await opened.read(start, end)
+    except OSError as error:  # another file may be had of the driver
+        logger.warning("the store cannot be read", cause=error.strerror)
+        return b""

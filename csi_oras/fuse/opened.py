@@ -1,0 +1,78 @@
+"""Opened files: a descriptor that the driver handed out, and what of it may be read."""
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from csi_oras.fuse.local import Local
+
+_USUAL_READ = 1 << 20
+"""What the kernel asks for at most, unless somebody has raised fs.fuse.max_pages_limit."""
+
+_buffer = memoryview(
+    mmap.mmap(-1, _USUAL_READ)
+)  # at the begin of a page: the kernel copies from others at half the speed
+_threads = trio.CapacityLimiter(16)
+
+
+class Opened:
+    """One file of the store, open for reading."""
+
+    def __init__(self, descriptor: int, inode: int) -> None:
+        """Own a descriptor, of a file with an inode."""
+        self._descriptor = descriptor
+        self._readers = 0
+        self._is_closed = False
+        self.inode = inode
+        self.local = Local()
+
+    def read_cached(self, start: int, end: int) -> memoryview | None:
+        """Return bytes that are in the page cache, to be used before anything else is awaited; None where they are not.
+
+        All reads share one buffer: a fresh one costs more than what it is filled with.
+        """
+        wanted = end - start
+        buffer = _buffer[:wanted] if wanted <= _USUAL_READ else memoryview(bytearray(wanted))
+        try:
+            return buffer if os.preadv(self._descriptor, [buffer], start, os.RWF_NOWAIT) == wanted else None
+        except OSError:  # EAGAIN; of anything worse, the read from the disk tells
+            return None
+
+    async def read(self, start: int, end: int) -> bytes:
+        """Return bytes from the disk, fewer at the end of the file.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        with self._using():
+            return await trio.to_thread.run_sync(_read_all, self._descriptor, start, end, limiter=_threads)
+
+    def close(self) -> None:
+        """Let the file go when nobody reads it any more."""
+        self._is_closed = True
+        self._close_unused()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._is_closed and not self._readers:
+            os.close(self._descriptor)
+
+
+def _read_all(descriptor: int, start: int, end: int) -> bytes:
+    """Read up to where the file ends; a single call may bring less for other reasons."""
+    content = more = os.pread(descriptor, end - start, start)
+    while more and len(content) < end - start:
+        more = os.pread(descriptor, end - start - len(content), start + len(content))
+        content += more
+    return content

@@ -1,0 +1,137 @@
+"""The program: one tree, from the take-over of its connection until that ends or somebody says so."""
+
+import errno
+import math
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from csi_oras.fuse.blobs import PATIENCE_SECONDS, Blobs
+from csi_oras.fuse.connection import Connection
+from csi_oras.fuse.driver import Driver
+from csi_oras.fuse.operations import Operations
+from csi_oras.fuse.statistics import Statistics
+from csi_oras.fuse.tree import Tree
+from csi_oras.oci.digest import Digest
+from csi_oras.telemetry.logs import logger
+
+TOLD, ENDED = 0, 3
+"""How it exits: because it was told to, or because the last volume of the tree has gone. Anything else is a bug."""
+_MOST_REQUESTS = 1024
+"""Answered at a time: reads that wait for a dead registry must leave room for those that need none."""
+_REPORT_SECONDS = 10
+_LAST_WORDS_SECONDS = 1
+_ENDS = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A descriptor of `/dev/fuse` whose connection stands, the name of the tree, its plan, the driver's socket."""
+
+    device: int
+    tree: str
+    plan: Path
+    driver: Path
+
+
+def run(settings: Settings, *, patience: float = PATIENCE_SECONDS) -> int:
+    """Serve a tree, and return how that ended; reads wait for `patience` seconds.
+
+    Raises:
+        CsiOrasError: the plan or the descriptor is none.
+        OSError: the kernel fails.
+    """
+    tree = Tree.load(settings.plan)
+    return trio.run(_Program(settings, tree, patience).run)
+
+
+class _Program:
+    def __init__(self, settings: Settings, tree: Tree, patience: float) -> None:
+        self._tree = tree
+        self._connection = Connection(settings.device)
+        self._statistics = Statistics()
+        self._driver = Driver(settings.driver, settings.tree, self._poison)
+        self._blobs = Blobs(self._driver, self._statistics, patience)
+        self._connected = trio.Event()
+        self._poisoned, self._to_invalidate = trio.open_memory_channel[int](math.inf)
+
+    async def run(self) -> int:
+        """Serve until the connection ends or SIGTERM comes."""
+        operations = Operations(self._tree, self._blobs, self._statistics, self._complete)
+        pyfuse3.init(operations, self._connection.path, set())
+        outcome = TOLD
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._assist)
+            with trio.CancelScope() as serving:
+                nursery.start_soon(_cancel_when_told, serving)
+                await self._serve()
+                outcome = ENDED
+            with trio.move_on_after(_LAST_WORDS_SECONDS):
+                await self._driver.finish(self._statistics.message())
+            nursery.cancel_scope.cancel()
+        return outcome  # what libfuse holds goes with the process
+
+    def _complete(self) -> None:
+        try:
+            self._connection.complete()
+        except BaseException:  # noqa: BLE001 (nobody between here and the kernel can tell it on)
+            logger.exception("cannot take the connection over")
+            os._exit(1)
+        self._connected.set()
+
+    async def _serve(self) -> None:
+        """Answer the kernel until the connection ends."""
+        while True:
+            try:
+                await pyfuse3.main(max_tasks=_MOST_REQUESTS)
+            except ExceptionGroup as group:
+                causes = {error.errno for error in _leaves(group) if isinstance(error, OSError)}
+                if causes & _ENDS:
+                    return
+                if causes != {errno.EAGAIN}:
+                    raise
+                # a reader was killed and took back what was announced; pyfuse3 dropped whatever it was answering
+                self._connection.ask_again()
+            else:
+                return
+
+    async def _assist(self) -> None:
+        """Do what is not for the kernel, from when it can be told something."""
+        await self._connected.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._driver.run)
+            nursery.start_soon(self._report)
+            nursery.start_soon(self._invalidate)
+
+    def _poison(self, blob: Digest) -> None:
+        if blob in self._tree.blobs and self._blobs.poison(blob):
+            logger.error("a blob is not what its digest says: nothing of it is shown any more", blob=str(blob))
+            for inode in self._tree.blobs[blob]:
+                self._poisoned.send_nowait(inode)
+
+    async def _invalidate(self) -> None:
+        """Take poisoned files out of the kernel's cache: in a thread, for it waits for reads that are under way."""
+        async for inode in self._to_invalidate:
+            await trio.to_thread.run_sync(self._connection.forget_cached, inode, abandon_on_cancel=True)
+
+    async def _report(self) -> None:
+        while True:
+            await trio.sleep(_REPORT_SECONDS)
+            if self._statistics.reads and self._driver.tell(self._statistics.message()):
+                self._statistics.forget()
+
+
+async def _cancel_when_told(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        yield from _leaves(error) if isinstance(error, BaseExceptionGroup) else (error,)
