@@ -113,6 +113,8 @@ class RegistryUnavailableError(UnobtainableError):
 
     retry_after = 0.0
     """Seconds for which the registry wants to be left alone; 0 where it does not say."""
+    status = 0
+    """What it answered with; 0 where it did not."""
 
 
 class PushRefusedError(UnobtainableError):

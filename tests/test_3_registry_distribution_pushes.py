@@ -177,3 +177,16 @@ def test_tag_is_moved_only_from_what_it_was(address: str, registries: Registries
     assert client.move_tag("v1", second, OCI_MANIFEST, Digest.of(first))
     assert not client.move_tag("v1", third, OCI_MANIFEST, Digest.of(first))
     assert client.tag_digest("v1") == Digest.of(second)
+
+
+def test_blob_whose_record_a_kill_has_torn_is_uploaded_again(
+    registry: Distribution, registries: Registries, repository: str
+) -> None:
+    client, blob = opened(registries, registry.address, repository).pushes(), Descriptor.of(b"torn", "a/b")
+    client.upload(blob, in_memory(b"torn"))
+    layers = registry.directory / "data/docker/registry/v2/repositories" / repository / "_layers"
+    link = layers / blob.digest.algorithm / blob.digest.encoded / "link"
+    link.write_bytes(b"")  # as distribution 2.8 leaves it; it answers 500 from then on
+    assert not client.has_blob(blob.digest)
+    client.upload(blob, in_memory(b"torn"))
+    assert client.has_blob(blob.digest)

@@ -51,7 +51,9 @@ def failure(
         return ArtifactNotFoundError(subject, f"{speaker} does not have it{quote}", "check the reference")
     if may_pass(status):
         cause = f"{speaker} answers with status {status}{quote}"
-        return unavailable(subject, cause, response.header("Retry-After"))
+        error = unavailable(subject, cause, response.header("Retry-After"))
+        error.status = status
+        return error
     if response.method in _PUSHES and _BAD_REQUEST <= status < _SERVER_FAILED:
         return PushRefusedError(
             subject, f"{speaker} does not take it (status {status}){quote}", "ask its administrator"

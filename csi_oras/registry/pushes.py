@@ -12,6 +12,7 @@ from csi_oras.errors import (
     ArtifactNotFoundError,
     BadResponseError,
     PushRefusedError,
+    RegistryUnavailableError,
     UnacceptableError,
     UnauthenticatedError,
 )
@@ -29,7 +30,7 @@ from csi_oras.registry.uploads import Upload
 from csi_oras.telemetry.progress import Counter
 
 _OK, _CREATED = 200, 201
-_BAD_REQUEST, _NOT_FOUND, _NO_SUCH_METHOD, _NOT_IMPLEMENTED = 400, 404, 405, 501
+_BAD_REQUEST, _NOT_FOUND, _NO_SUCH_METHOD, _SERVER_FAILED, _NOT_IMPLEMENTED = 400, 404, 405, 500, 501
 _ACCEPT: Mapping[str, str] = {"Accept": ", ".join(media_types.ACCEPTED)}
 _LARGEST_MANIFEST = 8 << 20
 """Twice what registries must take (distribution-spec, Pushing Manifests)."""
@@ -64,10 +65,18 @@ class PushClient:
     def has_blob(self, digest: Digest) -> bool:
         """Say whether the repository has a blob, before it is uploaded for nothing.
 
+        A registry that was killed may have a torn record of it, for which it fails until the blob is uploaded again
+        (distribution/distribution 2.8 and its links).
+
         Raises:
             UnobtainableError: the registry does not say.
         """
-        return self._tried(lambda: self._has_blob(digest))
+        try:
+            return self._tried(lambda: self._has_blob(digest))
+        except RegistryUnavailableError as error:
+            if error.status != _SERVER_FAILED:
+                raise
+            return False
 
     def _has_blob(self, digest: Digest) -> bool:
         subject = self.repository.at(str(digest))
