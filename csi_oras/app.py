@@ -9,22 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import csi_oras
-from csi_oras import config
+from csi_oras import config, in_force
 from csi_oras.errors import StoreBrokenError
 from csi_oras.lazy.blob import Parts, Proof
 from csi_oras.lazy.kept import KeptTrees
+from csi_oras.lazy.server import LazyServer
 from csi_oras.lazy.trees import LazyTrees
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.platform import Platform
-from csi_oras.pack.walk import WalkLimits
-from csi_oras.policy.access import RepositoryRules
-from csi_oras.policy.signatures import VerificationRule
-from csi_oras.policy.write_back import WriteBackRule, WriteBackRules
 from csi_oras.registry.hosts_dirs import HostsDirectories
-from csi_oras.registry.keychain import Keychain, Sources
-from csi_oras.registry.providers import ProviderSettings
+from csi_oras.registry.keychain import Keychain
 from csi_oras.registry.registries import Registries
-from csi_oras.registry.service_accounts import ServiceAccountRule
 from csi_oras.registry.transport import Transport
 from csi_oras.store import sharing
 from csi_oras.store.catalogue import Catalogue
@@ -39,7 +34,7 @@ from csi_oras.store.outbox import EntryState, OutboxEntries
 from csi_oras.store.paths import StatePaths
 from csi_oras.store.quarantine import Quarantine
 from csi_oras.store.signatures import SignatureRecords
-from csi_oras.store.space import SpaceMeter, StoreLimits
+from csi_oras.store.space import SpaceMeter
 from csi_oras.store.trees import TreeStore
 from csi_oras.store.verification import ContentVerifier
 from csi_oras.store.verity import Sealer
@@ -52,20 +47,20 @@ from csi_oras.telemetry.metrics import Metrics
 from csi_oras.transfer import outbox
 from csi_oras.transfer.access import Access
 from csi_oras.transfer.bases import Bases
-from csi_oras.transfer.blobs import BlobFetcher, Limits
+from csi_oras.transfer.blobs import BlobFetcher
 from csi_oras.transfer.chunk_indexes import ChunkIndexes
 from csi_oras.transfer.gather import Gatherer
-from csi_oras.transfer.layout import ArtifactLimits
-from csi_oras.transfer.lazily import LazyChoice, LazyRules
+from csi_oras.transfer.lazily import LazyChoice
 from csi_oras.transfer.outbox import Outbox
 from csi_oras.transfer.prefetch import Observers, Prefetcher
 from csi_oras.transfer.pull import Conditions, Puller, Store
 from csi_oras.transfer.push import Pusher
-from csi_oras.transfer.resolve import ManifestLimits, Resolver
+from csi_oras.transfer.resolve import Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
 from csi_oras.transfer.write_back import VolumePusher
 from csi_oras.volume.adopt import shown_plans
+from csi_oras.volume.lazy import LazyVolumes, Mounter
 from csi_oras.volume.write_back import Push, PushRights, WriteBack
 
 DEFAULT_DRIVER_NAME = "csi.oras.land"
@@ -100,7 +95,7 @@ class Application:
         self.content = ContentStore(self.paths, self.grants, self.sealer.add)
         self.quarantine = Quarantine(self.paths)
         self.verifier = ContentVerifier(self.paths, self.quarantine, self.sealer)
-        self.space = SpaceMeter(self.paths, self._store_limits)
+        self.space = SpaceMeter(self.paths, lambda: in_force.store_limits(self.policy))
         self.views = Views(self.paths, self.database, self.platform)
         self.collector = Collector(
             self.paths,
@@ -119,10 +114,10 @@ class Application:
         self.captured = OutboxEntries(self.writable)
         self._transport = Transport(observe=self.metrics.observe_request)
         self.registries = Registries(self._transport, HostsDirectories(lambda: self.policy.registries.hosts_dirs))
-        self.keychain = Keychain(lambda: sources(self.policy))
+        self.keychain = Keychain(lambda: in_force.sources(self.policy))
         self.own_indexes = OwnIndexes(self.paths)
         self.chunk_indexes = ChunkIndexes(self.own_indexes, self.content, self.grants, load_key(self.paths))
-        self._blobs = BlobFetcher(self.content, self._pull_limits, self.metrics)
+        self._blobs = BlobFetcher(self.content, in_force.pull_limits(self.policy), self.metrics)
         self._gatherer = Gatherer(self.content, self.grants, self.collector, self._blobs, self.metrics)
         self._pulls = Turns("pull", _PULLS)
         self.puller = self._make_puller()
@@ -143,14 +138,16 @@ class Application:
         return Puller(
             access=Access(self.registries, self.keychain),
             store=store,
-            resolver=Resolver(self.content, self.grants, self._manifest_limits),
+            resolver=Resolver(self.content, self.grants, lambda: in_force.manifest_limits(self.policy)),
             gatherer=self._gatherer,
             conditions=Conditions(
-                rules=lambda: rules(self.policy),
-                verifier=Verifier(lambda: verification(self.policy), SignatureRecords(self.database), self.metrics),
-                limits=self._artifact_limits,
+                rules=lambda: in_force.rules(self.policy),
+                verifier=Verifier(
+                    lambda: in_force.verification(self.policy), SignatureRecords(self.database), self.metrics
+                ),
+                limits=lambda: in_force.artifact_limits(self.policy),
             ),
-            lazily=LazyChoice(self.content, self.chunk_indexes, self._lazy_rules),
+            lazily=LazyChoice(self.content, self.chunk_indexes, lambda: in_force.lazy_rules(self.policy)),
             turns=self._pulls,
             metrics=self.metrics,
         )
@@ -158,8 +155,8 @@ class Application:
     def write_back(self, push: Push) -> WriteBack:
         """Return the writable volumes, of which `push` pushes what is captured."""
         rights = PushRights(
-            repositories=lambda: rules(self.policy),
-            rules=lambda: write_back_rules(self.policy),
+            repositories=lambda: in_force.rules(self.policy),
+            rules=lambda: in_force.write_back_rules(self.policy),
             access=Access(self.registries, self.keychain),
             keychain=self.keychain,
             turns=Turns("push rights", _RIGHTS),
@@ -176,20 +173,20 @@ class Application:
         """Return what pushes a captured volume."""
         return VolumePusher(
             access=Access(self.registries, self.keychain),
-            bases=Bases(self.content, self.trees, self.puller, self._manifest_limits),
+            bases=Bases(self.content, self.trees, self.puller, lambda: in_force.manifest_limits(self.policy)),
             indexes=self.chunk_indexes,
             content=self.content,
             leases=self.leases,
             paths=self.paths,
             pusher=Pusher(),
-            limits=self._write_limits,
+            limits=lambda: in_force.write_limits(self.policy),
         )
 
     def prefetcher(self, observers: Observers) -> Prefetcher:
         """Return what brings the wishes of node policy into the store."""
         return Prefetcher(
             access=Access(self.registries, self.keychain),
-            rules=lambda: rules(self.policy),
+            rules=lambda: in_force.rules(self.policy),
             puller=self.puller,
             platform=self.platform,
             leases=self.leases,
@@ -208,10 +205,15 @@ class Application:
         )
         return LazyTrees(KeptTrees(self.paths.root / "lazy"), self.leases, self.puller.connect, parts)
 
+    def lazy_volumes(self, connect: Callable[[], Mounter]) -> LazyVolumes:
+        """Return the lazy volumes, whose processes the mounter holds that `connect` returns."""
+        trees = self.lazy_trees(lambda _, proof: self.metrics.observe_proof(proof))
+        return LazyVolumes(trees, LazyServer(trees, self.metrics.observe_lazy), connect)
+
     def adopt_policy(self, policy: config.Policy) -> None:
         """Put a changed policy in force, for everything that begins from now on."""
         self.policy = policy
-        self._blobs.resize(self._pull_limits)
+        self._blobs.resize(in_force.pull_limits(self.policy))
 
     def check(self) -> None:
         """Let a working store pass.
@@ -264,41 +266,6 @@ class Application:
         self._blobs.close()
         self._transport.close()
 
-    @property
-    def _pull_limits(self) -> Limits:
-        pulls = self.policy.pulls
-        return Limits(
-            blobs=pulls.parallel_blobs,
-            ranges=pulls.parallel_ranges,
-            range_bytes=pulls.range_bytes,
-            bytes_per_second=pulls.max_bytes_per_second,
-        )
-
-    def _lazy_rules(self) -> LazyRules:
-        lazy, pulls = self.policy.lazy, self.policy.pulls
-        return LazyRules(enabled=lazy.enabled, require_index=lazy.require_index, whole_bytes=pulls.range_bytes)
-
-    def _store_limits(self) -> StoreLimits:
-        store = self.policy.store
-        return StoreLimits(
-            max_bytes=store.max_bytes,
-            high_watermark=store.high_watermark,
-            low_watermark=store.low_watermark,
-            min_age=store.min_age,
-        )
-
-    def _artifact_limits(self) -> ArtifactLimits:
-        limits = self.policy.limits
-        return ArtifactLimits(
-            artifact_bytes=limits.artifact_bytes, files=limits.files, unpack_ratio=limits.unpack_ratio
-        )
-
-    def _write_limits(self) -> WalkLimits:
-        return WalkLimits(entries=self.policy.write_back.max_files, size=self.policy.write_back.max_bytes)
-
-    def _manifest_limits(self) -> ManifestLimits:
-        return ManifestLimits(manifest_bytes=self.policy.limits.manifest_bytes, layers=self.policy.limits.layers)
-
 
 def _open_to_look(path: Path) -> Database:
     try:
@@ -307,38 +274,3 @@ def _open_to_look(path: Path) -> Database:
         database = Database(path, read_only=True)
         logger.warning("the store can only be looked at", cause=error.message)
         return database
-
-
-def rules(policy: config.Policy) -> RepositoryRules:
-    """Return which repositories `policy` lets a node pull from."""
-    return RepositoryRules(allow=policy.registries.allow, deny=policy.registries.deny)
-
-
-def write_back_rules(policy: config.Policy) -> WriteBackRules:
-    """Return who may push where by `policy`."""
-    allow = tuple(
-        WriteBackRule(namespaces=rule.namespaces, references=rule.references) for rule in policy.write_back.allow
-    )
-    return WriteBackRules(enabled=policy.write_back.enabled, allow=allow)
-
-
-def sources(policy: config.Policy) -> Sources:
-    """Return where `policy` has credentials looked for."""
-    named = policy.credentials
-    return Sources(
-        service_accounts=tuple(
-            ServiceAccountRule(match=rule.match, audience=rule.audience) for rule in named.service_account_tokens
-        ),
-        providers=ProviderSettings(config_file=named.providers.config_file, directory=named.providers.bin_dir),
-        docker_files=named.docker_config,
-    )
-
-
-def verification(policy: config.Policy) -> list[VerificationRule]:
-    """Return what `policy` wants signed, and by whom."""
-    return [
-        VerificationRule(
-            match=rule.match, enforce=rule.mode == "enforce", keys=tuple(key.key for key in rule.cosign_keys)
-        )
-        for rule in policy.verification
-    ]

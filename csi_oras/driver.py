@@ -21,7 +21,7 @@ from csi_oras.csi.controller import Controller
 from csi_oras.csi.identity import Identity
 from csi_oras.csi.node import Node
 from csi_oras.csi.server import Server, socket_path
-from csi_oras.errors import CsiOrasError
+from csi_oras.errors import CsiOrasError, StoreBrokenError
 from csi_oras.store import driver_lock, staging
 from csi_oras.store.verification import Pace, WeeklyPass
 from csi_oras.store.writable import WritableVolume
@@ -35,9 +35,11 @@ from csi_oras.transfer.prefetch import Observers
 from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
 from csi_oras.transfer.turns import Turns
 from csi_oras.volume.corruption import CorruptionReports
+from csi_oras.volume.lazy import Mounter
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.volumes import Volumes
+from csi_oras.volume.wanted import Wanted
 
 if TYPE_CHECKING:
     from csi_oras.telemetry.cluster import Cluster
@@ -104,6 +106,10 @@ def run(settings: ServeSettings) -> None:
     os._exit(0)  # threads of pulls under way are no reason to stay; their bytes are kept
 
 
+def _mounter() -> Mounter:
+    raise StoreBrokenError("mounter", "is not there", "volumes are pulled whole")
+
+
 def _raise_file_limit() -> None:
     """Take as many file descriptors as we may: connections, ingests of a group and waiting calls add up."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -118,15 +124,16 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     notices = Notices(events)
     outbox = _make_outbox(app, events)
     write_back = app.write_back(outbox.begin)
+    lazy = app.lazy_volumes(_mounter)
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
-        keychain=app.keychain,
+        wanted=Wanted(app.keychain, app.platform),
         kubelet_dir=settings.kubelet_dir,
         trees=app.paths.trees,
-        platform=app.platform,
         notices=notices,
         write_back=write_back,
+        lazy=lazy,
     )
     recovery = Recovery(
         records=app.records,

@@ -109,10 +109,14 @@ class VerityArguments(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class MountPoint:
-    """Whether a path is the root of a mount, and the id of the mount that it is on."""
+    """Whether a path is the root of a mount, the id of the mount that it is on, and the major number of its device.
+
+    A file system that has no device of its own is on major number 0.
+    """
 
     is_root: bool
     mount_id: int
+    major: int
 
 
 def _check(result: int) -> int:
@@ -215,7 +219,8 @@ def unmount(target: str, flags: int) -> None:
 def mount_point(directory: int, name: str) -> MountPoint:
     """Ask what is mounted at `name`, in constant time and without waking a file system's daemon (statx, Linux 5.8)."""
     found = _statx(directory, name, AT_SYMLINK_NOFOLLOW | _AT_STATX_DONT_SYNC, _STATX_MNT_ID)
-    return MountPoint(bool(found.attributes & _STATX_ATTR_MOUNT_ROOT), int(found.mnt_id))
+    is_root = bool(found.attributes & _STATX_ATTR_MOUNT_ROOT)
+    return MountPoint(is_root=is_root, mount_id=int(found.mnt_id), major=int(found.devices[2]))
 
 
 def device_minor(descriptor: int) -> int:

@@ -107,7 +107,6 @@ def test_empty_values_are_as_if_not_given() -> None:
         ({**_REFERENCE, "path": "/absolute"}, ["path", "/absolute"]),
         ({**_REFERENCE, "noexec": "yes"}, ["noexec", '"true" or "false"']),
         ({**_REFERENCE, "mode": "sometimes"}, ["mode", "eager or lazy"]),
-        ({**_REFERENCE, "mode": "lazy"}, ["mode", "lazy", "not available in this release"]),
         ({**_REFERENCE, "metadata": "yes"}, ["metadata", '"true" or "false"']),
         ({**_REFERENCE, **_OUT, "metadata": "true"}, ["metadata", "pushed"]),
         ({**_REFERENCE, "writeBackReference": f"reg.example/out@sha256:{'0' * 64}"}, ["writeBackReference", "digest"]),

@@ -230,12 +230,6 @@ def test_index_shows_the_platform_that_is_asked_for(
     assert (volume.target / "x").read_bytes() == content
 
 
-def test_attribute_of_a_later_release_is_refused_clearly(volume: Volume, tree: str) -> None:
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "lazy", "not available in this release"):
-        volume.publish(reference=tree, mode="lazy")
-    assert volume.is_gone()
-
-
 def test_volume_is_not_written_back_unless_node_policy_says_so(volume: Volume, tree: str) -> None:
     with refused(grpc.StatusCode.PERMISSION_DENIED, "reg.example/out:v1", "writeBack.enabled"):
         volume.publish(reference=tree, writeBackReference="reg.example/out:v1", readonly=False)

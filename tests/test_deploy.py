@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 import csi_oras
-from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR, write_back_rules
+from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR
 from csi_oras.cli.serve import serve
 from csi_oras.config import Policy, parse
 from csi_oras.csi import controller
 from csi_oras.errors import AccessDeniedError
+from csi_oras.in_force import write_back_rules
 from csi_oras.oci.reference import Reference
 from csi_oras.registry import credentials
 from csi_oras.registry.hosts_dirs import HostsDirectories

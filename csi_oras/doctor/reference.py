@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from csi_oras import app, config
+from csi_oras import config, in_force
 from csi_oras.doctor import hosts, settings, signatures, stored
 from csi_oras.doctor.check import SECONDS, Check, Finding, State, begin, run
 from csi_oras.doctor.hosts import HostAnswer, Question, Route
@@ -61,7 +61,7 @@ def _look_at_policy(inquiry: Inquiry) -> tuple[bool, Finding]:
     denying, allowing = _first(named.deny, str(repository)), _first(named.allow, str(repository))
     rule = f'registries.deny "{denying}"' if denying else f'registries.allow "{allowing}"' if allowing else None
     try:
-        app.rules(inquiry.policy).check(repository)
+        in_force.rules(inquiry.policy).check(repository)
     except AccessDeniedError as error:
         message = f"{error.cause} ({rule or 'no rule of registries.allow names it'})"
         check, allowed = Check.failed("policy", message, error.remedy), False
@@ -88,7 +88,7 @@ def _look_for_credential(inquiry: Inquiry) -> tuple[Finding, Credential | None]:
 
 
 def _of_node(inquiry: Inquiry) -> Found:
-    keychain = Keychain(lambda: app.sources(inquiry.policy), Providers(timeout=SECONDS))
+    keychain = Keychain(lambda: in_force.sources(inquiry.policy), Providers(timeout=SECONDS))
     try:
         return begin(lambda: keychain.of_node(inquiry.reference.repository)).result(SECONDS)
     except TimeoutError:
@@ -100,7 +100,7 @@ def _broken_sources(inquiry: Inquiry) -> tuple[Check, ...]:
     examinations = settings.examinations(inquiry.policy)
     found = run({name: examinations[name] for name in ("docker configs", "credential providers")})
     broken = tuple(check for check in found if check.state is not State.OK)
-    rules = app.sources(inquiry.policy).service_accounts
+    rules = in_force.sources(inquiry.policy).service_accounts
     rule = next((rule for rule in rules if rule.match.matches(str(inquiry.reference.repository))), None)
     if rule is None:
         return broken

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from csi_oras import app, config
+from csi_oras import config, in_force
 from csi_oras.doctor.check import SECONDS, Check, Finding
 from csi_oras.oci.digest import Digest
 from csi_oras.policy.signatures import VerificationRule
@@ -15,7 +15,7 @@ _REMEDY = "sign it with cosign, or change verification in the policy file"
 
 def look(policy: config.Policy, client: RepositoryClient, signable: tuple[Digest, Digest]) -> Finding:
     """Look for a signature for each rule that the repository falls under, of a root or of the manifest it leads to."""
-    rules = [rule for rule in app.verification(policy) if rule.match.matches(str(client.repository))]
+    rules = [rule for rule in in_force.verification(policy) if rule.match.matches(str(client.repository))]
     if not rules:
         unwanted = Check.ok("signature", "no rule of node policy wants one")
         return Finding(checks=(unwanted,), document={"verification": []})

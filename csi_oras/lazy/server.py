@@ -10,16 +10,16 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.lazy.blob import Shown
 from csi_oras.lazy.tree import LazyTree
+from csi_oras.lazy.trees import LazyTrees
 from csi_oras.oci.digest import Digest
 from csi_oras.store.paths import store_errors
 from csi_oras.telemetry.logs import logger
@@ -31,17 +31,16 @@ _LARGEST_MESSAGE = 64 << 10
 _SEND_SECONDS = 5
 _BACKLOG = 128
 
-Statistics = dict[str, float]
-
 
 class LazyServer:
     """Answers the FUSE processes of this node."""
 
-    def __init__(self, path: Path, find: Callable[[str], LazyTree | None], count: Callable[[Statistics], None]) -> None:
-        """Listen at `path`; `find` returns a tree by its name, `count` takes what a process has done since last."""
-        self._path = path
-        self._find = find
+    def __init__(self, trees: LazyTrees, count: Callable[[Mapping[str, float]], None]) -> None:
+        """Answer for `trees`; `count` takes what a process has done since it told last."""
+        self._path = trees.kept.socket
+        self._find = trees.find
         self._count = count
+        trees.listen(self._poison)
         self._turns = Turns("read", _SHARE)
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
@@ -62,7 +61,7 @@ class LazyServer:
             private.rename(self._path)
         threading.Thread(target=self._accept, args=(listening,), name="lazy", daemon=True).start()
 
-    def poison(self, tree: LazyTree, digest: Digest) -> None:
+    def _poison(self, tree: LazyTree, digest: Digest) -> None:
         """Tell the processes of a tree that a blob is wrong."""
         with self._lock:
             told = [connection for connection in self._connections if connection.tree is tree]

@@ -2,12 +2,15 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from csi_oras.errors import CsiOrasError
-from csi_oras.lazy.blob import Parts
+from csi_oras.lazy.blob import Parts, Proof
 from csi_oras.lazy.kept import KeptTree, KeptTrees
 from csi_oras.lazy.tree import LazyTree
+from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
@@ -17,6 +20,8 @@ from csi_oras.transfer.request import LazyArtifact
 
 Connect = Callable[[Repository, Credential | None], tuple[RepositoryClient, str]]
 """Returns a repository as a credential, or the node's, sees it, and what grants know that credential by."""
+Listener = Callable[[LazyTree, Digest], None]
+"""Hears of a blob that turned out to be wrong, and of a tree that has shown it."""
 
 
 class LazyTrees:
@@ -26,9 +31,25 @@ class LazyTrees:
         self.kept = kept
         self._leases = leases
         self._connect = connect
-        self._parts = parts
+        self._parts = replace(parts, observe=self._observe)
+        self._count = parts.observe
+        self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._trees: dict[str, LazyTree] = {}
+
+    def listen(self, listener: Listener) -> None:
+        """Tell `listener` of blobs that are found to be wrong."""
+        self._listeners.append(listener)
+
+    def _observe(self, blob: Descriptor, proof: Proof) -> None:
+        self._count(blob, proof)
+        if proof is not Proof.POISONED:
+            return
+        for tree in self.all():
+            if blob.digest in tree.poisoned():
+                self.kept.add_poisoned(tree.artifact.tree, blob.digest)
+                for listener in self._listeners:
+                    listener(tree, blob.digest)
 
     def open(self, artifact: LazyArtifact, credential: Credential | None) -> LazyTree:
         """Return the tree of an artifact, held from now on; `credential` is what the volume brought.

@@ -59,8 +59,9 @@ _INIT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LazyMount:
-    """A mount of a lazy tree: where, which, and the minor number of its device, by which the kernel names it."""
+    """A mount of a lazy tree: its id, where, of which, and the minor number of its device, the kernel's name for it."""
 
+    mount_id: int
     target: str
     tree: str
     minor: int
@@ -160,10 +161,23 @@ def read_ahead(detached: int) -> None:
 def mounts() -> list[LazyMount]:
     """Return each mount of a lazy tree in this mount namespace, hidden by another or not."""
     return [
-        LazyMount(target=mount.target, tree=found[1], minor=int(mount.device.partition(":")[2]))
+        LazyMount(
+            mount_id=mount.mount_id, target=mount.target, tree=found[1], minor=int(mount.device.partition(":")[2])
+        )
         for mount in mountinfo.read()
         if mount.filesystem == _TYPE and (found := _SOURCE.fullmatch(mount.source))
     ]
+
+
+def mounted_at(target: Target) -> LazyMount | None:
+    """Return the mount of a lazy tree that is at `target`, if one is; where none can be, nobody looks."""
+    try:
+        found = kernel.mount_point(target.parent, target.name)
+    except FileNotFoundError:
+        return None
+    if not found.is_root or found.major:
+        return None
+    return next((mount for mount in mounts() if mount.mount_id == found.mount_id), None)
 
 
 def abort(minor: int) -> None:

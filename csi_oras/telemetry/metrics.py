@@ -1,6 +1,7 @@
 """Metrics: what an operator watches, in base units and with few labels; never a digest, pod or full reference."""
 
 import threading
+from collections.abc import Mapping
 from enum import StrEnum
 
 from prometheus_client import (
@@ -129,6 +130,20 @@ class Metrics:
         self.outbox_entries = self._gauge(
             "csi_oras_outbox_entries", "Volumes whose writes are not in their registry yet.", ("state",)
         )
+        self._lazy = {
+            "reads": self._counter("csi_oras_lazy_reads", "Reads that FUSE processes have answered."),
+            "bytes": self._counter("csi_oras_lazy_read_bytes", "Bytes that they have answered them with."),
+            "waits": self._counter("csi_oras_lazy_waits", "Reads whose bytes were not local."),
+            "waitSeconds": self._counter("csi_oras_lazy_wait_seconds", "Time that these have waited."),
+            "aheadHits": self._counter("csi_oras_lazy_ahead_hits", "Reads of bytes that were fetched ahead of them."),
+        }
+        self._lazy_proofs = Counter(
+            "csi_oras_lazy_proofs",
+            "Chunks that were held against an index, and blobs that were wrong when they were whole.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.lazy_processes = self._gauge("csi_oras_lazy_processes", "FUSE processes that serve lazy volumes.")
         self.prefetch_failures = Counter(
             "csi_oras_prefetch_failures", "Attempts at a wish that failed.", registry=self.registry
         )
@@ -153,6 +168,9 @@ class Metrics:
         Info("csi_oras_build", "The running release.", registry=self.registry).info({"version": version})
         self._lock = threading.Lock()
         self._registries: set[str] = set()
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, registry=self.registry)
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
@@ -185,6 +203,15 @@ class Metrics:
         """Count one attempt to push what a pod wrote, and the bytes that it had to send."""
         self._pushes.labels(outcome).inc()
         self._pushed_bytes.inc(sent)
+
+    def observe_lazy(self, done: Mapping[str, float]) -> None:
+        """Count what a FUSE process has done since it told last, by the names of its message."""
+        for name, series in self._lazy.items():
+            series.inc(max(done.get(name, 0.0), 0.0))
+
+    def observe_proof(self, outcome: str) -> None:
+        """Count one chunk that was `verified` or `rejected`, or one blob that was `poisoned`."""
+        self._lazy_proofs.labels(outcome).inc()
 
     def observe_collection(self, trigger: str, size: int, artifacts: int) -> None:
         """Count one collection, what asked for it (`watermark`, `need` or `command`), and what it took; bytes."""

@@ -54,6 +54,7 @@ class Attributes:
     platform: Platform | None
     selection: Selection
     noexec: bool
+    lazy: bool = False
     write_back: WriteBack | None = None
 
     @property
@@ -86,7 +87,6 @@ def parse(context: Mapping[str, str], variables: Mapping[str, str]) -> Attribute
         InvalidRequestError: an unknown key, or a value that is not one of its kind.
     """
     values = _canonical({key: value for key, value in context.items() if not is_from_kubernetes(key)})
-    _refuse_unavailable(values)
     base = _reference("reference", values, variables)
     write_back = _write_back(values, variables, starts_empty=base is None)
     reference = base or (write_back.reference if write_back else None)
@@ -98,6 +98,7 @@ def parse(context: Mapping[str, str], variables: Mapping[str, str]) -> Attribute
         platform=Platform.parse(values["platform"]) if values.get("platform") else None,
         selection=_selection(values),
         noexec=_boolean("noexec", values.get("noexec", "")),
+        lazy=_is_lazy(values, write_back),
         write_back=write_back,
     )
 
@@ -150,12 +151,13 @@ def _put(values: dict[str, str], name: str, value: str) -> None:
         raise _invalid(name, "is given twice, in its old and its new spelling")
 
 
-def _refuse_unavailable(values: Mapping[str, str]) -> None:
-    mode = values.get("mode", "eager")
-    if mode == "lazy":
-        raise _invalid("mode", "lazy is not available in this release", "leave it out, or set eager")
-    if mode not in ("", "eager"):
+def _is_lazy(values: Mapping[str, str], write_back: WriteBack | None) -> bool:
+    mode = values.get("mode") or "eager"
+    if mode not in ("eager", "lazy"):
         raise _invalid("mode", f'is "{printable(mode, 80)}"', "set eager or lazy")
+    if mode == "lazy" and write_back:
+        raise _invalid("mode", "cannot be lazy below what a pod writes", "leave it out")
+    return mode == "lazy"
 
 
 def _pull_policy(value: str, reference: Reference) -> PullPolicy:

@@ -16,7 +16,6 @@ from csi_oras.errors import (
     InvalidRequestError,
     NoSpaceError,
     StoreBrokenError,
-    UnauthenticatedError,
     VolumeBusyError,
     VolumeConflictError,
     VolumeInUseError,
@@ -27,18 +26,19 @@ from csi_oras.mount import overlay
 from csi_oras.mount.bind import bind, unbind
 from csi_oras.mount.target import Target, canonical
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.platform import Platform
-from csi_oras.registry.keychain import Keychain
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords, VolumeState
 from csi_oras.store.writable import key_of
 from csi_oras.telemetry.logs import logger
 from csi_oras.transfer.jobs import Job
 from csi_oras.transfer.pull import Puller
 from csi_oras.transfer.request import PulledArtifact, PullRequest
-from csi_oras.volume.adopt import mounts_at, tree_size, writable_at
+from csi_oras.volume.adopt import mounts_at, writable_at
+from csi_oras.volume.adoption import Adoption
+from csi_oras.volume.lazy import LazyVolumes
 from csi_oras.volume.locks import KeyedLocks
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.request import PublishRequest
+from csi_oras.volume.wanted import Wanted
 from csi_oras.volume.write_back import Prepared, WriteBack
 
 Outcome = PulledArtifact | Prepared
@@ -62,22 +62,23 @@ class Volumes:
         *,
         records: VolumeRecords,
         puller: Puller,
-        keychain: Keychain,
+        wanted: Wanted,
         kubelet_dir: Path,
         trees: Path,
-        platform: Platform,
         notices: Notices,
         write_back: WriteBack,
+        lazy: LazyVolumes,
     ) -> None:
         self._records = records
-        self._keychain = keychain
+        self._wanted = wanted
         self._puller = puller
         self._kubelet_dir = kubelet_dir
         self._trees = trees
-        self._platform = platform
         self.locks = KeyedLocks()
         self._notices = notices
         self._write_back = write_back
+        self._lazy = lazy
+        self._adoption = Adoption(records, trees, write_back, lazy)
 
     def begin(self, request: PublishRequest) -> Step | None:
         """Publish at once what is local or already mounted, and return None; else return what to wait for.
@@ -184,20 +185,7 @@ class Volumes:
         raise VolumeNotFoundError(f"volume {_short(volume_id)}", f"is not published at {printable(path, 300)}")
 
     def _pull_request(self, request: PublishRequest) -> PullRequest:
-        attributes = request.attributes
-        reference = attributes.reference
-        try:
-            found = self._keychain.of_volume(request.secret, request.tokens, reference.repository)
-        except UnauthenticatedError as error:
-            raise error.about(f"{reference}: {error.subject}") from error
-        return PullRequest(
-            reference=reference,
-            platform=attributes.platform or self._platform,
-            selection=attributes.selection,
-            policy=attributes.pull_policy,
-            credential=found.credential,
-            tried=found.tried,
-        )
+        return self._wanted.pull(request, lazy=request.attributes.lazy and self._lazy.available())
 
     def _is_published(self, request: PublishRequest, target: Target) -> bool:
         """Say whether the volume is there as asked; a mount whose record is lost is adopted.
@@ -205,17 +193,19 @@ class Volumes:
         Raises:
             VolumeConflictError: another volume is there, or this one as it was asked for in another way.
         """
-        target.exists()
         if not target.is_mounted():
+            target.exists()
             return False
         record = self._records.get(request.volume_id, request.target)
         # an intent is no record of what is mounted, nor does what a start has found say how it was asked for
         if record is None or record.state is not VolumeState.PUBLISHED or not record.fingerprint:
-            return self._is_adopted(request, target)
+            return self._adoption.adopt(request, target)
         if record.fingerprint != request.fingerprint:
             where = printable(target.path, 300)
             cause = f"is published at {where} with other attributes"
             raise VolumeConflictError(f"volume {_short(request.volume_id)}", cause, "unpublish it first")
+        if request.attributes.lazy:
+            self._lazy.renew(target, self._wanted.pull(request).credential)
         return True
 
     def _check_alone(self, request: PublishRequest) -> None:
@@ -224,49 +214,13 @@ class Volumes:
             cause = f"is for one pod alone, and published at {printable(others[0], 300)}"
             raise VolumeInUseError(f"volume {_short(request.volume_id)}", cause, "delete the other pod")
 
-    def _is_adopted(self, request: PublishRequest, target: Target) -> bool:
-        """Record a mount of ours as what is asked for (ADR 14); one that shows nothing any more goes."""
-        if self._is_adopted_writable(request, target):
-            return True
-        shown = next(reversed(mounts_at(target.path, self._trees)), None)
-        others = self._records.others_at(request.volume_id, request.target)
-        if others or shown is None:
-            self._records.drop(request.volume_id, request.target)  # the intent: this answer is a final one
-            raise VolumeConflictError(
-                f"target {printable(target.path, 300)}",
-                f"holds volume {_short(others[0])}" if others else "has a mount that is not of this driver",
-                "unpublish that one first" if others else "unmount it first",
-            )
-        if shown.is_deleted:
-            logger.warning("takes away a mount whose tree was deleted", volume_id=request.volume_id, plan=shown.plan)
-            unbind(target)
-            return False
-        size, files = tree_size(Path(target.path))
-        self._records.put(replace(request.record(VolumeState.PUBLISHED), plan=shown.plan, size=size, files=files))
-        logger.warning("adopted a mount whose record was lost", volume_id=request.volume_id, plan=shown.plan)
-        return True
-
-    def _is_adopted_writable(self, request: PublishRequest, target: Target) -> bool:
-        if writable_at(target.path) != key_of(request.volume_id, request.target):
-            return False
-        volume = self._write_back.asks_for(request)
-        if volume is None:
-            return False
-        plan = volume.base.plan if volume.base else None
-        size, files = tree_size(self._trees / plan.encoded) if plan else (0, 0)
-        record = replace(request.record(VolumeState.PUBLISHED), plan=str(plan or ""), size=size, files=files)
-        self._records.put(replace(record, artifact=str(volume.base.artifact) if volume.base else ""))
-        logger.warning("adopted a mount whose record was lost", volume_id=request.volume_id, plan=str(plan or ""))
-        return True
-
     def _is_shown(self, request: PublishRequest, target: Target, outcome: Outcome) -> bool:
         """Record and mount the artifact; False if it was collected before the record could keep it."""
         artifact = outcome.artifact if isinstance(outcome, Prepared) else outcome
         record = request.record(VolumeState.PUBLISHED, artifact)
         self._records.put(record)
-        try:
-            kind = os.stat(artifact.path).st_mode if artifact else stat.S_IFDIR  # noqa: PTH116 (it is asked for each volume)
-        except FileNotFoundError:
+        is_directory = _is_directory(artifact)
+        if is_directory is None:
             self._records.drop(request.volume_id, request.target)
             return False
         created = False
@@ -275,8 +229,8 @@ class Volumes:
                 created = target.create(directory=True)
                 self._write_back.attach(request, outcome, target)
             else:
-                created = target.create(directory=stat.S_ISDIR(kind))
-                bind(outcome.path, target, noexec=request.attributes.noexec)
+                created = target.create(directory=is_directory)
+                self._show(request, outcome, target)
         except BaseException:
             if created:
                 target.remove()
@@ -286,6 +240,13 @@ class Volumes:
         if artifact:
             self._notices.shown(request.owner, artifact)
         return True
+
+    def _show(self, request: PublishRequest, artifact: PulledArtifact, target: Target) -> None:
+        noexec = request.attributes.noexec
+        if artifact.lazy:
+            self._lazy.attach(artifact.lazy, self._wanted.pull(request).credential, target, noexec=noexec)
+        else:
+            bind(artifact.path, target, noexec=noexec)
 
     def _take_away(self, target: Target, volume_id: str, record: VolumeRecord | None) -> Future[Digest] | None:
         """Unmount what is stacked on a target of ours, keep what was written, and remove the target.
@@ -297,12 +258,16 @@ class Volumes:
         path = canonical(target.path, self._kubelet_dir)
         written = writable_at(target.path)
         is_ours = record is not None and record.state is VolumeState.PUBLISHED
+        is_lazy = self._lazy.is_at(target)
         if written and written != key_of(volume_id, path):
             raise VolumeBusyError(f"target {printable(target.path, 300)}", "holds another volume, which is written to")
-        if not is_ours and not written and target.is_mounted() and not any(mounts_at(target.path, self._trees)):
+        if not (is_ours or written or is_lazy) and self._is_foreign(target):
             where, cause = f"target {printable(target.path, 300)}", "has a mount that is not of this driver"
             raise VolumeBusyError(where, cause, "unmount it, and it is tried again")
-        (overlay.detach if written else unbind)(target)
+        if is_lazy:
+            self._lazy.detach(target)
+        else:
+            (overlay.detach if written else unbind)(target)
         pushed = self._write_back.capture(volume_id, path)
         try:
             target.remove()
@@ -312,6 +277,9 @@ class Volumes:
             logger.warning("left a target alone that is not of this driver", cause=error.message)
         return pushed
 
+    def _is_foreign(self, target: Target) -> bool:
+        return target.is_mounted() and not any(mounts_at(target.path, self._trees))
+
     def _canonical(self, request: PublishRequest) -> PublishRequest:
         return replace(request, target=canonical(request.target, self._kubelet_dir))
 
@@ -320,6 +288,18 @@ class Volumes:
         if target is None:
             raise InvalidRequestError(f"path {printable(path, 300)}", "has no parent directory", "create it first")
         return target
+
+
+def _is_directory(artifact: PulledArtifact | None) -> bool | None:
+    """Say whether a volume is a directory and no file; None if what it would show was collected."""
+    if artifact is None:
+        return True
+    if artifact.lazy:
+        return not artifact.lazy.plan.single
+    try:
+        return stat.S_ISDIR(os.stat(artifact.path).st_mode)  # noqa: PTH116 (it is asked for each volume)
+    except FileNotFoundError:
+        return None
 
 
 def _log(event: str, record: VolumeRecord) -> None:

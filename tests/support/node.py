@@ -7,20 +7,27 @@ from csi_oras import config
 from csi_oras.app import Application
 from csi_oras.csi.pb import csi_pb2
 from csi_oras.csi.requests import parse_publish
+from csi_oras.errors import StoreBrokenError
 from csi_oras.mount import mountinfo
 from csi_oras.oci.digest import Digest
 from csi_oras.store.writable import Writing
 from csi_oras.telemetry.events import Events
 from csi_oras.transfer.jobs import Job
 from csi_oras.transfer.request import PulledArtifact
+from csi_oras.volume.lazy import Mounter
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.request import PublishRequest
 from csi_oras.volume.volumes import Outcome, Step, Volumes
+from csi_oras.volume.wanted import Wanted
 from tests.support.calls import publish_request
 from tests.support.driver import pod_context
 
 DRIVER = "csi.oras.land"
+
+
+def _no_mounter() -> Mounter:
+    raise StoreBrokenError("mounter", "is not there")
 
 
 class Node:
@@ -35,12 +42,12 @@ class Node:
         self.volumes = Volumes(
             records=self.records,
             puller=self.app.puller,
-            keychain=self.app.keychain,
+            wanted=Wanted(self.app.keychain, self.app.platform),
             kubelet_dir=kubelet,
             trees=self.app.paths.trees,
-            platform=self.app.platform,
             notices=Notices(Events(None, self.app.metrics)),
             write_back=self.write_back,
+            lazy=self.app.lazy_volumes(_no_mounter),
         )
         self.recovery = Recovery(
             records=self.records,

@@ -1,0 +1,204 @@
+"""Lazy volumes: mounts that are there before their bytes are, and what is held so that they live on without us.
+
+Driver and mounter both hold the descriptor of each connection. A driver that starts takes them from the mounter; a
+mounter that starts gets them from the driver, and begins the processes again; readers wait meanwhile. All volumes of a
+tree are mounts of one file system. It is ended while the last of them still stands, for it might live on in a mount
+namespace that we do not see.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from csi_oras.errors import CsiOrasError, StoreBrokenError
+from csi_oras.lazy.server import LazyServer
+from csi_oras.lazy.trees import LazyTrees
+from csi_oras.mount import fuse
+from csi_oras.mount.bind import unbind
+from csi_oras.mount.target import Target
+from csi_oras.registry.credentials import Credential
+from csi_oras.telemetry.logs import logger
+from csi_oras.transfer.request import LazyArtifact
+from csi_oras.volume.locks import KeyedLocks
+
+
+class Mounter(Protocol):
+    """The program that holds FUSE processes, as the driver sees it."""
+
+    def hold(self, tree: str, device: int, plan: Path, driver: Path) -> None:
+        """Have a process serve a tree on a connection, from now on."""
+
+    def list(self) -> dict[str, int]:
+        """Return the connections that it holds, by tree; the descriptors are the caller's."""
+
+    def drop(self, tree: str) -> None:
+        """End the process of a tree, and let go of the connection."""
+
+
+class LazyVolumes:
+    """The lazy volumes of this node."""
+
+    def __init__(self, trees: LazyTrees, server: LazyServer, connect: Callable[[], Mounter]) -> None:
+        """`connect` returns the mounter, which it starts if need be."""
+        self._trees = trees
+        self._server = server
+        self._connect = connect
+        self._locks = KeyedLocks()
+        self._devices: dict[str, int] = {}
+
+    def available(self) -> bool:
+        """Say whether a volume can be lazy on this node, and log why not."""
+        try:
+            os.close(fuse.open_device())
+            self._connect()
+        except CsiOrasError as error:
+            logger.warning("a lazy volume is pulled whole", cause=error.message)
+            return False
+        return True
+
+    def attach(self, artifact: LazyArtifact, credential: Credential | None, target: Target, *, noexec: bool) -> None:
+        """Show an artifact at `target` whose bytes come when they are read; `credential` is what the volume brought.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store, the mounter or the mount fails; nothing is left of it.
+        """
+        name = artifact.tree
+        with self._locks.hold(name):
+            self._trees.open(artifact, credential)
+            try:
+                detached = self._mount(name, noexec=noexec)
+                try:
+                    single = artifact.plan.entries[0].name if artifact.plan.single else None
+                    fuse.attach(detached, target, str(single or ""))
+                finally:
+                    os.close(detached)
+            except BaseException:
+                self._end_unless_shown(name)
+                raise
+
+    def renew(self, target: Target, credential: Credential | None) -> None:
+        """Take the credential that a volume brings now for what is read of it from now on."""
+        if artifact := self.artifact_at(target):
+            with self._locks.hold(artifact.tree):
+                self._trees.open(artifact, credential)
+
+    def is_at(self, target: Target) -> bool:
+        """Say whether a lazy volume is mounted at `target`, dead or alive."""
+        return fuse.mounted_at(target) is not None
+
+    def artifact_at(self, target: Target) -> LazyArtifact | None:
+        """Return what is shown at `target` by a lazy volume that is alive."""
+        mount = fuse.mounted_at(target)
+        tree = self._trees.find(mount.tree) if mount and mount.tree in self._devices else None
+        return tree.artifact if tree else None
+
+    def detach(self, target: Target) -> None:
+        """Take a lazy volume away, and its tree if it was the last; nobody is asked who might not answer.
+
+        Raises:
+            VolumeBusyError: it cannot be unmounted.
+        """
+        here = fuse.mounted_at(target)
+        if here is None:
+            return
+        with self._locks.hold(here.tree):
+            standing = [mount for mount in fuse.mounts() if mount.tree == here.tree]
+            is_last = all(mount.target == here.target for mount in standing)
+            if is_last:
+                self._drop(here.tree)
+                for minor in {mount.minor for mount in standing}:
+                    fuse.abort(minor)
+            unbind(target)
+            if is_last:
+                self._forget(here.tree)
+
+    def start(self) -> None:
+        """Serve on what was mounted before, and forget what is not mounted any more.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        self._trees.load()
+        self._server.start()
+        mounted = {mount.tree for mount in fuse.mounts()}
+        for tree in self._trees.all():
+            if tree.artifact.tree not in mounted:
+                self._end_unless_shown(tree.artifact.tree)
+        if mounted:
+            self.meet()
+        for name in mounted - self._devices.keys():
+            logger.error("a lazy volume is dead, for nobody held it any more; its pod has to begin anew", tree=name)
+
+    def meet(self) -> None:
+        """Agree with a mounter that we have not met: take what only it holds, and give it what only we hold."""
+        try:
+            mounter = self._connect()
+            held = mounter.list()
+            for name, device in held.items():
+                with self._locks.hold(name):
+                    self._take(name, device)
+            for name in [name for name in self._devices if name not in held]:
+                with self._locks.hold(name):
+                    if name in self._devices:
+                        kept = self._trees.kept
+                        mounter.hold(name, self._devices[name], kept.plan(name), kept.socket)
+        except CsiOrasError as error:
+            logger.error("lazy volumes wait for the mounter", cause=error.message)
+
+    def _take(self, name: str, device: int) -> None:
+        if name in self._devices:
+            os.close(device)
+        elif self._trees.find(name):
+            self._devices[name] = device
+        else:  # its last volume went while no driver was here
+            os.close(device)
+            self._drop(name)
+
+    def _mount(self, name: str, *, noexec: bool) -> int:
+        if name in self._devices:
+            try:
+                return fuse.mount(self._devices[name], name, noexec=noexec)
+            except StoreBrokenError as error:
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENOTCONN:
+                    raise
+                self._drop(name)  # somebody has ended it
+                self._release(name)
+        return self._begin(name, noexec=noexec)
+
+    def _begin(self, name: str, *, noexec: bool) -> int:
+        mounter, device = self._connect(), fuse.open_device()
+        detached = -1
+        try:
+            detached = fuse.mount(device, name, noexec=noexec)
+            fuse.greet(device)
+            fuse.read_ahead(detached)
+            mounter.hold(name, device, self._trees.kept.plan(name), self._trees.kept.socket)
+        except BaseException:
+            os.close(device)
+            if detached >= 0:
+                os.close(detached)
+            raise
+        self._devices[name] = device
+        return detached
+
+    def _end_unless_shown(self, name: str) -> None:
+        if not any(mount.tree == name for mount in fuse.mounts()):
+            self._drop(name)
+            self._forget(name)
+
+    def _drop(self, name: str) -> None:
+        try:
+            self._connect().drop(name)
+        except CsiOrasError as error:  # it ends by itself, or the next mounter is told
+            logger.warning("the process of a lazy volume may go on for a while", cause=error.message)
+
+    def _forget(self, name: str) -> None:
+        self._release(name)
+        self._trees.close(name)
+
+    def _release(self, name: str) -> None:
+        device = self._devices.pop(name, None)
+        if device is not None:
+            os.close(device)
