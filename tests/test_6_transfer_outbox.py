@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from csi_oras.errors import (
     VolumeNotFoundError,
 )
 from csi_oras.oci.digest import Digest
-from csi_oras.store.outbox import EntryState
+from csi_oras.store.outbox import EntryState, OutboxEntry, OutboxState
 from csi_oras.telemetry.events import Reason
 from csi_oras.transfer.outbox import MOST_REFUSALS
 from tests.support.artifacts import EMPTY_TYPE, OCI_INDEX, TITLE, Layer, files, manifest, sha256
@@ -34,6 +35,7 @@ from tests.support.fake_server import Answer, Request, status
 from tests.support.fakes import user
 from tests.support.outboxes import Outboxing, kept
 from tests.support.pods import wait_for
+from tests.support.small_disk import small_disk
 
 pytest_plugins = ["tests.support.fake_fixtures"]
 pytestmark = pytest.mark.needs("root")  # who makes a whiteout has to be
@@ -346,6 +348,34 @@ def test_registry_that_is_down_is_tried_until_it_is_back(at: Outboxing, fake: Fa
     at.retry(entry)
     assert future.result(60)
     assert titles(fake) == {"a": b"1"}
+
+
+def test_full_disk_that_takes_no_note_of_an_attempt_does_not_shorten_the_pauses(
+    fake: FakeRegistry, target: str, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        at = Outboxing(tmp_path / "disk" / "node")
+        entry = at.capture(target, {"d/file": b"1"})
+        (entry.writing.upper / "d/link").symlink_to("file")  # has to be packed
+        disk.fill()
+        began = time.monotonic()
+        future = at.outbox.begin(entry.writing)
+        at.resume()
+        wait_for(lambda: fake.count("/manifests/v1", "HEAD") == 3)
+        assert time.monotonic() - began > 0.75 + 1.5  # and not as often as somebody looks
+        assert entry.state() == OutboxState()
+        disk.clear()
+        wait_for(lambda: _is_retried(entry))
+        assert future.result(60)
+        at.close()
+
+
+def _is_retried(entry: OutboxEntry) -> bool:
+    try:
+        entry.retry()
+    except VolumeBusyError:
+        return False
+    return True
 
 
 def test_nothing_is_hashed_for_a_registry_that_is_not_there(at: Outboxing) -> None:

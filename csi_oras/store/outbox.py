@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ class OutboxEntry:
             VolumeNotFoundError, NoSpaceError, StoreBrokenError: it is gone, or the store fails.
         """
         with self.locked():
-            self.save(OutboxState(attempts=self.state().attempts))
+            self.save(OutboxState(attempts=self.state().attempts, due=time.time()))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

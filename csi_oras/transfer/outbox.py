@@ -91,6 +91,8 @@ class Outbox:
         self._lock = threading.Lock()
         self._futures: dict[str, Future[Digest]] = {}
         self._busy: set[str] = set()
+        self._unsaved: dict[str, tuple[OutboxState, OutboxState]] = {}
+        """What a full disk did not take, by entry, and what is on it instead; whoever changes that is believed."""
         self._is_new = True
         self._is_closed = False
 
@@ -117,7 +119,7 @@ class Outbox:
             CsiOrasError: it failed.
         """
         with entry.locked():
-            return self._attempt(entry, replace(entry.state(), refusals=0))
+            return self._attempt(entry, replace(self._state(entry), refusals=0))
 
     def drop(self, entry: OutboxEntry) -> None:
         """Throw away what a pod wrote.
@@ -143,13 +145,32 @@ class Outbox:
             waited_for = set(self._futures)
         entries = {entry.id: entry for entry in self._entries.all()}
         for entry in entries.values():
-            state = entry.state()
+            state = self._state(entry)
             if state.state is not EntryState.FAILED and state.due <= self._clock():
                 self._start(entry)
         with self._lock:
+            self._unsaved = {name: states for name, states in self._unsaved.items() if name in entries}
             lost = waited_for - entries.keys() - self._busy
         for name in lost:
             self._settle(name, gone(name))
+
+    def _state(self, entry: OutboxEntry) -> OutboxState:
+        """Return how far an entry is, also where that could not be saved."""
+        found = entry.state()
+        with self._lock:
+            before, after = self._unsaved.get(entry.id, (found, found))
+        return after if before == found else found
+
+    def _save(self, entry: OutboxEntry, state: OutboxState) -> None:
+        """Save how far an entry is, or remember it: a full disk ends no pause, and makes no error forgotten."""
+        try:
+            entry.save(state)
+        except CsiOrasError:
+            with self._lock:
+                self._unsaved[entry.id] = entry.state(), state
+        else:
+            with self._lock:
+                self._unsaved.pop(entry.id, None)
 
     def _hold(self) -> None:
         """Hold the bases of what is here, for the database may be younger than the outbox."""
@@ -179,7 +200,7 @@ class Outbox:
     def _work(self, entry: OutboxEntry) -> None:
         try:
             with suppress(VolumeBusyError, VolumeNotFoundError), entry.locked():
-                state = entry.state()
+                state = self._state(entry)
                 if state.state is EntryState.FAILED:  # since it was found due
                     self._settle(entry.id, PushRefusedError(f"outbox entry {entry.id}", state.error))
                 else:
@@ -247,8 +268,7 @@ class Outbox:
             error=error.message,
             due=self._clock() + pause,
         )
-        with suppress(CsiOrasError):  # a full disk is no reason to forget the first error
-            entry.save(after)
+        self._save(entry, after)
         self._metrics.observe_push(PushOutcome.FAILED if is_final else PushOutcome.RETRIED)
         if is_final:
             self._give_up(entry, error)
