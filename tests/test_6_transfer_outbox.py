@@ -28,7 +28,7 @@ from csi_oras.errors import (
 from csi_oras.oci.digest import Digest
 from csi_oras.store.outbox import EntryState, OutboxEntry, OutboxState
 from csi_oras.telemetry.events import Reason
-from csi_oras.transfer.outbox import MOST_REFUSALS
+from csi_oras.transfer.outbox import MOST_DEATHS, MOST_REFUSALS
 from tests.support.artifacts import EMPTY_TYPE, OCI_INDEX, TITLE, Layer, files, manifest, sha256
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, Request, status
@@ -398,6 +398,56 @@ def test_what_a_former_process_left_is_pushed(fake: FakeRegistry, target: str, t
     wait_for(lambda: again.states == [])
     assert titles(fake) == {"a": b"1", "b": b"2"}
     again.close()
+
+
+_PUSHES = """
+import sys, threading
+from pathlib import Path
+from csi_oras import config
+from csi_oras.app import Application
+from csi_oras.transfer.outbox import tell_nobody
+Application(Path(sys.argv[1]), config.load(None)).outbox(tell_nobody).look()
+threading.Event().wait()
+"""
+
+
+def test_attempts_that_killed_their_process_are_counted_until_one_ends(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    ended = threading.Event()
+    for number in range(1, 4):
+        reached = threading.Event()
+
+        def hold(_request: Request, answer: Answer, reached: threading.Event = reached) -> Answer:
+            reached.set()
+            ended.wait(30)
+            return answer
+
+        fake.bend(UPLOADS, hold, times=1)
+        with subprocess.Popen([sys.executable, "-c", _PUSHES, str(at.state)]) as killed:
+            assert reached.wait(30)
+            assert (entry.state().state, entry.state().deaths) == (EntryState.PUSHING, number - 1)
+            killed.kill()
+    ended.set()
+    fake.bend(UPLOADS, status(403), times=1)
+    at.outbox.begin(entry.writing)
+    wait_for(lambda: entry.state().refusals == 1)
+    assert entry.state().deaths == 0
+
+
+def test_entry_that_kills_its_driver_again_and_again_is_given_up(
+    at: Outboxing, fake: FakeRegistry, target: str
+) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    entry.save(OutboxState(state=EntryState.PUSHING, attempts=25, deaths=MOST_DEATHS - 1))
+    error = at.failure(entry)
+    assert isinstance(error, LimitExceededError)
+    assert "killed 20 times in a row" in error.message
+    assert entry.state().state is EntryState.FAILED
+    assert fake.requests == []
+    wait_for(lambda: _is_retried(entry))
+    assert at.push(entry)
 
 
 def test_refusals_are_believed_after_some_and_a_retry_pushes(at: Outboxing, fake: FakeRegistry, target: str) -> None:

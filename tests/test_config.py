@@ -172,6 +172,7 @@ MISTAKES = [
     ("registries:\n  allow:\n    - a\n    - {b: c}\n", 4, "registries.allow: is not a text"),
     ("registries:\n  allow:\n    - a\n    - null\n", 4, "is null"),
     ("credentials:\n  providers:\n    binDir: null\n", 3, "credentials.providers.binDir: is null"),
+    ("writeBack:\n  maxFiles: 1000001\n", 2, "is not a number from 1 to 1000000"),
     ("writeBack:\n  allow:\n  - namespaces: [team-*]\n", 3, 'writeBack.allow: key "references" is missing'),
     (
         "writeBack:\n  allow:\n  - references: []\n    namespaces:\n    - team-?\n    - Team\n",

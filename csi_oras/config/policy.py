@@ -138,12 +138,12 @@ class WriteBackRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteBackPolicy:
-    """Whether and where pods may push; 0 bytes for no limit."""
+    """Whether and where pods may push; 0 bytes for no limit. A push holds about 1 kB of memory for each file."""
 
     enabled: bool = key("enabled", read_boolean, default=False)
     allow: tuple[WriteBackRule, ...] = key("allow", list_of(section(WriteBackRule)), ())
     max_bytes: int = key("maxBytes", read_size, 0)
-    max_files: int = key("maxFiles", number(1, 100_000_000), 100_000)
+    max_files: int = key("maxFiles", number(1, 1_000_000), 100_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

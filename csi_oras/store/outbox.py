@@ -39,11 +39,15 @@ class EntryState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxState:
-    """How far an entry is; `refusals` are the last attempts that were refused, `due` is seconds since the epoch."""
+    """How far an entry is; `refusals` are the last attempts that were refused, `deaths` the last that were killed.
+
+    `due` is seconds since the epoch.
+    """
 
     state: EntryState = EntryState.WAITING
     attempts: int = 0
     refusals: int = 0
+    deaths: int = 0
     error: str = ""
     due: float = 0.0
 
@@ -53,6 +57,7 @@ class OutboxState:
             "state": str(self.state),
             "attempts": self.attempts,
             "refusals": self.refusals,
+            "deaths": self.deaths,
             "error": self.error,
             "next": self.due,
         }
@@ -68,6 +73,7 @@ class OutboxState:
             state=EntryState(document["state"]),
             attempts=int(document["attempts"]),
             refusals=int(document["refusals"]),
+            deaths=int(document.get("deaths", 0)),  # which older releases do not count
             error=str(document["error"]),
             due=float(document["next"]),
         )

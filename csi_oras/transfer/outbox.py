@@ -20,6 +20,7 @@ from csi_oras.errors import (
     BadResponseError,
     CsiOrasError,
     DigestMismatchError,
+    LimitExceededError,
     NoSpaceError,
     PushRefusedError,
     RegistryUnavailableError,
@@ -46,6 +47,8 @@ LOOK_SECONDS = 2.0
 LONGEST_PAUSE = 300.0
 MOST_REFUSALS = 5
 """Attempts in a row that a registry refuses before it is believed: half a minute, for some refuse while they start."""
+MOST_DEATHS = 20
+"""Attempts in a row that ended with their process: what needs more memory than there is must not kill it for ever."""
 _SHARE = 4
 """Volumes pushed to one registry at a time."""
 _REFUSALS = (
@@ -119,7 +122,7 @@ class Outbox:
             CsiOrasError: it failed.
         """
         with entry.locked():
-            return self._attempt(entry, replace(self._state(entry), refusals=0))
+            return self._attempt(entry, replace(self._state(entry), state=EntryState.WAITING, refusals=0, deaths=0))
 
     def drop(self, entry: OutboxEntry) -> None:
         """Throw away what a pod wrote.
@@ -215,8 +218,12 @@ class Outbox:
             self._busy.discard(entry.id)
 
     def _attempt(self, entry: OutboxEntry, state: OutboxState) -> WrittenBack:
-        began = replace(state, state=EntryState.PUSHING, attempts=state.attempts + 1)
+        deaths = state.deaths + (state.state is EntryState.PUSHING)  # by whom, if we have the lock?
+        began = replace(state, state=EntryState.PUSHING, attempts=state.attempts + 1, deaths=deaths)
         with self._noted(entry, began):
+            if deaths >= MOST_DEATHS:
+                cause = f"the driver was killed {deaths} times in a row while it pushed this, maybe for want of memory"
+                raise LimitExceededError(f"outbox entry {entry.id}", cause, "raise its memory limit and retry it")
             with suppress(NoSpaceError):  # a push makes room, and this note does not
                 entry.save(began)
             volume = entry.writing.volume()
@@ -265,6 +272,7 @@ class Outbox:
             state,
             state=EntryState.FAILED if is_final else EntryState.WAITING,
             refusals=refusals,
+            deaths=0,
             error=error.message,
             due=self._clock() + pause,
         )
