@@ -15,12 +15,12 @@ from tests.support.accountant import Accountant
 from tests.support.driver import Driver
 from tests.support.faulty_registry import FaultyRegistry
 from tests.support.pods import wait_for
-from tests.support.trouble import OCCASIONS, TROUBLES, Occasion, Phase, Trouble
+from tests.support.trouble import TROUBLES, Occasion, Phase, Trouble
 from tests.support.views import View, shown
 from tests.support.writers import POLICY, STEPS, Writer
 
 pytestmark = [pytest.mark.needs("root", "registry"), pytest.mark.timeout(400)]
-_LARGE_BYTES = 20 << 20
+_LARGE_BYTES = 17 << 20
 """More than what goes in one chunk."""
 
 
@@ -86,9 +86,9 @@ def test_workflow_whose_registry_has_trouble_at_each_moment_of_each_step_loses_n
     node: Driver, trouble: Trouble
 ) -> None:
     accountant = Accountant()
-    with ExitStack() as registries, ThreadPoolExecutor(len(OCCASIONS)) as pool:
+    with ExitStack() as registries, ThreadPoolExecutor(len(trouble.occasions)) as pool:
         running = {}
-        for number, (name, occasion) in enumerate(OCCASIONS.items()):
+        for number, (name, occasion) in enumerate(trouble.occasions.items()):
             registry = registries.enter_context(FaultyRegistry(node.directory / f"registry-{number}"))
             registry.proxy.least_chunk = int(occasion.is_chunked)
             workflow = Workflow(node, registry, accountant, number)
@@ -96,4 +96,4 @@ def test_workflow_whose_registry_has_trouble_at_each_moment_of_each_step_loses_n
         failures = {name: error for name, work in running.items() if (error := work.exception())}
         assert not failures
         wait_for(lambda: not list((node.state / "outbox").iterdir()))
-        assert len(accountant.account(node).pushed) == len(STEPS) * len(OCCASIONS)
+        assert len(accountant.account(node).pushed) == len(STEPS) * len(trouble.occasions)

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,18 +27,23 @@ _GONE_AFTER, _DEAD_AFTER = 5, 10
 
 
 @pytest.fixture
-def node(short_path: Path) -> Iterator[Driver]:
+def stopped(short_path: Path) -> Iterator[Driver]:
     policy = short_path / "policy.yaml"
     policy.write_text(POLICY)
-    with Driver(short_path, "--config", str(policy)) as running:
-        yield running
+    with ExitStack() as stack:
+        yield stack.push(Driver(short_path, "--config", str(policy)))
+
+
+@pytest.fixture
+def node(stopped: Driver) -> Driver:
+    return stopped.start()
 
 
 @pytest.mark.parametrize("points", DEATHS, ids=lambda points: points[0])
 def test_workflow_whose_driver_is_killed_at_each_point_of_each_step_loses_nothing(
-    node: Driver, registry: Distribution, repository: str, points: tuple[str, ...]
+    stopped: Driver, registry: Distribution, repository: str, points: tuple[str, ...]
 ) -> None:
-    accountant, lives = Accountant(), Lives(node, points)
+    accountant, node, lives = Accountant(), stopped, Lives(stopped, points)
     base, before = "", View()
     for number, write in enumerate(STEPS):
         writer = Writer(node, accountant, f"step-{number}", f"{registry.address}/{repository}/step-{number}:run")

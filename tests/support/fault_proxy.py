@@ -10,14 +10,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-_PIECE = 16 << 10
+_PIECE = 128 << 10
 _PATIENCE = 60.0
 _OF_A_CONNECTION = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 
@@ -76,6 +76,8 @@ class FaultProxy:
         """Bytes a second that go up in a request; 0 is as fast as it goes."""
         self.least_chunk = 0
         """What the registry says that chunks have at least, if anything."""
+        self.manifests = threading.RLock()
+        """Held while a manifest is on its way or answered: with it, none is."""
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
         self._server = _Server(self)
@@ -140,8 +142,10 @@ class _Connection(BaseHTTPRequestHandler):
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.proxy.port, timeout=_PATIENCE)
         try:
             fault.strike(Moment.BEFORE)
-            self._send_up(upstream, fault)
-            with upstream.getresponse() as answer:
+            with self._turn():
+                self._send_up(upstream, fault)
+                answer = upstream.getresponse()
+            with answer:
                 fault.strike(Moment.AFTER)
                 self._send_down(answer, fault)
         except (OSError, http.client.HTTPException, CutError):
@@ -153,6 +157,10 @@ class _Connection(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _pass  # noqa: N815 (http.server's names)
 
+    def _turn(self) -> AbstractContextManager[object]:
+        is_manifest = self.command == "PUT" and "/manifests/" in self.path
+        return self.server.proxy.manifests if is_manifest else nullcontext()
+
     def _send_up(self, upstream: http.client.HTTPConnection, fault: Fault) -> None:
         length = int(self.headers.get("Content-Length", 0))
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -162,9 +170,9 @@ class _Connection(BaseHTTPRequestHandler):
         upstream.putheader("Content-Length", str(length))
         upstream.endheaders()
         for count in _pieces(length, fault if self.command != "GET" else _NOTHING):
+            if rate := self.server.proxy.rate:
+                time.sleep(count / rate)
             upstream.send(self.rfile.read(count))
-            if self.server.proxy.rate:
-                time.sleep(count / self.server.proxy.rate)
 
     def _send_down(self, answer: http.client.HTTPResponse, fault: Fault) -> None:
         is_bare = self.command == "HEAD" or answer.status == http.HTTPStatus.NO_CONTENT

@@ -39,8 +39,12 @@ class FaultyRegistry:
         self._held = ExitStack()
 
     def kill(self) -> None:
-        """Kill -9; connections to it break, and nobody answers from now on."""
-        with self._lock:
+        """Kill -9; connections to it break, and nobody answers from now on.
+
+        Not while it takes a manifest: distribution 2.8 writes the link of a tag in place, and never gets over one that
+        is torn, which is its administrator's matter; a torn link of a blob is mended by another upload.
+        """
+        with self.proxy.manifests, self._lock:
             self._registry.kill()
 
     def revive(self) -> None:
@@ -69,8 +73,17 @@ class FaultyRegistry:
 
         return self.proxy.arm(point, hang)
 
+    def crawls_at(self, point: Point, rate: int) -> Fault:
+        """Have it take only so many bytes a second of a request, from a point on until it is released."""
+
+        def crawl() -> None:
+            self.proxy.rate = rate
+
+        return self.proxy.arm(point, crawl)
+
     def release(self) -> None:
-        """Let everything go on that hangs, and let nothing hang any more."""
+        """Let everything go on that hangs or crawls, and let nothing happen any more."""
+        self.proxy.rate = 0
         self.proxy.disarm()
         self._released.set()
         self._released = threading.Event()

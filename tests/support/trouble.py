@@ -1,7 +1,7 @@
 """Trouble with the registry of a workflow: at which moment of a step it strikes, and what it is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from tests.support.fault_proxy import Fault, Moment, Point
@@ -10,6 +10,9 @@ from tests.support.writers import Writer
 
 _UPLOAD, _BLOB, _BY_DIGEST, _TAG = "/blobs/uploads/", "/blobs/sha256:", "/manifests/sha256:", "/manifests/run$"
 _SHORT_SECONDS, _LONG_SECONDS = 3.0, 60.0
+"""The driver answers two seconds before the kubelet's patience ends."""
+_CRAWL = 2000
+"""Bytes a second, at which a step's largest file alone takes longer than that."""
 
 
 class Phase(Enum):
@@ -60,6 +63,7 @@ class Trouble:
     end: Callable[[FaultyRegistry], None]
     is_enough: Callable[[Writer], bool]
     kubelet_seconds: float
+    occasions: Mapping[str, Occasion] = field(default_factory=lambda: OCCASIONS)
 
 
 TROUBLES = {
@@ -75,7 +79,14 @@ TROUBLES = {
         lambda writer: writer.failed_attempts > 0,
         _SHORT_SECONDS,
     ),
-    "slow until the pod has gone": Trouble(
+    "held until the pod has gone": Trouble(
         FaultyRegistry.hangs_at, FaultyRegistry.release, lambda writer: writer.entry is not None, _SHORT_SECONDS
+    ),
+    "at a crawl until the pod has gone": Trouble(
+        lambda registry, point: registry.crawls_at(point, _CRAWL),
+        FaultyRegistry.release,
+        lambda writer: writer.entry is not None,
+        _SHORT_SECONDS,
+        {"the push begins": OCCASIONS["the push begins"]},
     ),
 }

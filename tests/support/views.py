@@ -9,6 +9,7 @@ import io
 import json
 import os
 import posixpath
+import re
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ View = dict[str, str]
 """What there is by its name: a file's digest, with ` x` if it may be run; where a link leads; an empty directory."""
 _EMPTY_DIRECTORY = "an empty directory"
 _UNPACK, _MODE = "io.deis.oras.content.unpack", "land.oras.csi.mode"
+_REFERRERS = re.compile("sha256-[0-9a-f]{64}")
+"""Tags that stand in for the referrers API (distribution-spec, Referrers Tag Schema)."""
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
@@ -56,9 +59,13 @@ class Shelves:
         self._registry = Pusher(address, {"Accept": OCI_MANIFEST})
 
     def tags(self, repository: str) -> list[str]:
-        """The tags of a repository; none of one that nobody has pushed to."""
+        """The tags of a repository but for what refers to its artifacts; none of one that nobody has pushed to."""
         status, content = self._registry.get(f"/v2/{repository}/tags/list")
-        return sorted(json.loads(content)["tags"] or ()) if status == 200 else []
+        tags = set(json.loads(content)["tags"] or ()) if status == 200 else set()
+        referrers = {tag for tag in tags if _REFERRERS.fullmatch(tag)}
+        for tag in referrers:
+            self._read(f"/v2/{repository}/manifests/{tag.replace('-', ':')}")
+        return sorted(tags - referrers)
 
     def digest(self, repository: str, tag: str) -> str:
         """The digest of what a tag means."""
