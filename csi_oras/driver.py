@@ -35,7 +35,7 @@ from csi_oras.transfer.prefetch import Observers
 from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
 from csi_oras.transfer.turns import Turns
 from csi_oras.volume.corruption import CorruptionReports
-from csi_oras.volume.lazy import Mounter
+from csi_oras.volume.lazy import LazyVolumes, Mounter
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.volumes import Volumes
@@ -58,6 +58,8 @@ _VERIFY_SECONDS = 3600.0
 """How often it is looked whether the store should be verified again."""
 _CORRUPT_SECONDS = 10.0
 """How often it is looked whether somebody has found something corrupt."""
+_LAZY_SECONDS = 5.0
+"""How often it is looked whether the mounter holds what we hold; it wakes nobody when it is another one."""
 _RECONCILE_SECONDS = 120.0
 """How often the records are held against what is mounted; a tenth of a second's work for 1,000 volumes."""
 
@@ -145,6 +147,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
         write_back=write_back,
     )
     if settings.mode != "controller":
+        threading.Thread(target=lazy.start, name="lazy", daemon=True).start()
         recovery.take_stock()
         _finish_quarantine(app)
     server = _make_server(settings, app, volumes, notices)
@@ -155,7 +158,8 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
         tasks = [
             *_tasks(app, recovery),
             upkeep.Task(name="outbox", seconds=LOOK_SECONDS, action=outbox.look),
-            *_truth(settings, app, notices),
+            *_truth(settings, app, notices, lazy),
+            upkeep.Task(name="lazy", seconds=_LAZY_SECONDS, action=lazy.look),
             _prefetch(settings, app, events),
             *_labels(settings, app),
         ]
@@ -259,7 +263,9 @@ def _labels(settings: ServeSettings, app: Application) -> list[upkeep.Task]:
     return [upkeep.Task(name="labels", seconds=labels.TICK_SECONDS, action=node_labels.sync)]
 
 
-def _truth(settings: ServeSettings, app: Application, notices: Notices) -> list[upkeep.Task]:
+def _truth(
+    settings: ServeSettings, app: Application, notices: Notices, lazy: LazyVolumes
+) -> list[upkeep.Task]:
     """Return the tasks that verify the store and tell of what has rotted."""
     reports = CorruptionReports(
         quarantine=app.quarantine,
@@ -270,6 +276,7 @@ def _truth(settings: ServeSettings, app: Application, notices: Notices) -> list[
         notices=notices,
         metrics=app.metrics,
     )
+    lazy.listen(reports.tell_poisoned)
     tell = upkeep.Task(name="corruption", seconds=_CORRUPT_SECONDS, action=reports.look)
     weekly = WeeklyPass(app.database, app.verifier, Pace())
     return [tell, upkeep.Task(name="verify", seconds=_VERIFY_SECONDS, action=lambda: weekly.run(tell.wake))]

@@ -5,11 +5,14 @@ shows any more is freed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from csi_oras.errors import InvalidRequestError
+from csi_oras.lazy.tree import LazyTree
+from csi_oras.mount import fuse
 from csi_oras.mount.target import canonical
+from csi_oras.oci.digest import Digest
 from csi_oras.store.catalogue import Catalogue
 from csi_oras.store.quarantine import Corruption, Quarantine
 from csi_oras.store.volumes import VolumeRecord, VolumeRecords
@@ -72,13 +75,30 @@ class CorruptionReports:
         for volume in volumes:
             self._notices.corrupt(_pod(volume), volume.reference, str(corruption.digest))
 
+    def tell_poisoned(self, tree: LazyTree, digest: Digest) -> None:
+        """Tell of a blob that turned out to be wrong when all of it was read, after pods had read some."""
+        mounted = {mount.target for mount in fuse.mounts() if mount.tree == tree.artifact.tree}
+        volumes = list(self._mounted_at(mounted))
+        reference = str(tree.artifact.reference)
+        logger.error(
+            "a registry sent other bytes than a manifest names: reads of them fail from now on",
+            reference=reference,
+            digest=str(digest),
+            volumes=[volume.volume_id for volume in volumes],
+        )
+        self._metrics.verify_failures.inc()
+        for volume in volumes:
+            self._notices.poisoned(_pod(volume), reference, str(digest))
+
     def _volumes(self, corruption: Corruption) -> Iterator[VolumeRecord]:
         """Yield the records of volumes that still show something that has rotted."""
-        if not corruption.trees:
-            return
-        mounted = shown_quarantined(self._trees)
+        if corruption.trees:
+            mounted = shown_quarantined(self._trees)
+            yield from self._mounted_at(set().union(*(mounted.get(tree, ()) for tree in corruption.trees)))
+
+    def _mounted_at(self, places: Iterable[str]) -> Iterator[VolumeRecord]:
         targets = set()
-        for target in set().union(*(mounted.get(tree, ()) for tree in corruption.trees)):
+        for target in places:
             try:
                 targets.add(canonical(target, self._kubelet_dir))
             except InvalidRequestError:  # a person's mount, or one of another namespace

@@ -8,13 +8,14 @@ namespace that we do not see.
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from csi_oras.errors import CsiOrasError, StoreBrokenError
 from csi_oras.lazy.server import LazyServer
-from csi_oras.lazy.trees import LazyTrees
+from csi_oras.lazy.trees import LazyTrees, Listener
 from csi_oras.mount import fuse
 from csi_oras.mount.bind import unbind
 from csi_oras.mount.target import Target
@@ -22,6 +23,9 @@ from csi_oras.registry.credentials import Credential
 from csi_oras.telemetry.logs import logger
 from csi_oras.transfer.request import LazyArtifact
 from csi_oras.volume.locks import KeyedLocks
+
+_START_SECONDS = 20.0
+"""How long a publish waits for a start to find what was mounted before."""
 
 
 class Mounter(Protocol):
@@ -47,10 +51,17 @@ class LazyVolumes:
         self._connect = connect
         self._locks = KeyedLocks()
         self._devices: dict[str, int] = {}
+        self._has_started = threading.Event()
+
+    def listen(self, listener: Listener) -> None:
+        """Tell `listener` of blobs that are found to be wrong when pods have read some of them."""
+        self._trees.listen(listener)
 
     def available(self) -> bool:
         """Say whether a volume can be lazy on this node, and log why not."""
         try:
+            if not self._has_started.wait(_START_SECONDS):
+                raise StoreBrokenError("lazy volumes", "are not served yet", "see the log of the driver")
             os.close(fuse.open_device())
             self._connect()
         except CsiOrasError as error:
@@ -115,35 +126,61 @@ class LazyVolumes:
                 self._forget(here.tree)
 
     def start(self) -> None:
-        """Serve on what was mounted before, and forget what is not mounted any more.
-
-        Raises:
-            StoreBrokenError: the store fails.
-        """
-        self._trees.load()
-        self._server.start()
+        """Serve on what was mounted before, and forget what is not mounted any more."""
+        try:
+            self._trees.load()
+            self._server.start()
+        except CsiOrasError as error:
+            logger.error("lazy volumes are not served", cause=error.message)
+            return
         mounted = {mount.tree for mount in fuse.mounts()}
         for tree in self._trees.all():
             if tree.artifact.tree not in mounted:
                 self._end_unless_shown(tree.artifact.tree)
         if mounted:
-            self.meet()
+            self._meet_at_last()
+        self._has_started.set()
         for name in mounted - self._devices.keys():
             logger.error("a lazy volume is dead, for nobody held it any more; its pod has to begin anew", tree=name)
 
+    def look(self) -> None:
+        """Agree with the mounter, if there is anything to agree on.
+
+        Raises:
+            StoreBrokenError: there is none.
+        """
+        if self._devices:
+            self.meet()
+
     def meet(self) -> None:
-        """Agree with a mounter that we have not met: take what only it holds, and give it what only we hold."""
+        """Agree with the mounter, which may be another one by now: what only it holds, and what only we hold.
+
+        Whatever nobody shows any more is let go of.
+
+        Raises:
+            StoreBrokenError: there is none.
+        """
+        mounter = self._connect()
+        held = mounter.list()
+        for name, device in held.items():
+            with self._locks.hold(name):
+                self._take(name, device)
+        for name in list(self._devices):
+            with self._locks.hold(name):
+                self._end_unless_shown(name)
+                if name in self._devices and name not in held:
+                    self._hold(mounter, name)
+
+    def processes(self) -> int:
+        """Count the trees that are served."""
+        return len(self._devices)
+
+    def _hold(self, mounter: Mounter, name: str) -> None:
+        mounter.hold(name, self._devices[name], self._trees.kept.plan(name), self._trees.kept.socket)
+
+    def _meet_at_last(self) -> None:
         try:
-            mounter = self._connect()
-            held = mounter.list()
-            for name, device in held.items():
-                with self._locks.hold(name):
-                    self._take(name, device)
-            for name in [name for name in self._devices if name not in held]:
-                with self._locks.hold(name):
-                    if name in self._devices:
-                        kept = self._trees.kept
-                        mounter.hold(name, self._devices[name], kept.plan(name), kept.socket)
+            self.meet()
         except CsiOrasError as error:
             logger.error("lazy volumes wait for the mounter", cause=error.message)
 
@@ -174,13 +211,14 @@ class LazyVolumes:
             detached = fuse.mount(device, name, noexec=noexec)
             fuse.greet(device)
             fuse.read_ahead(detached)
-            mounter.hold(name, device, self._trees.kept.plan(name), self._trees.kept.socket)
+            self._devices[name] = device
+            self._hold(mounter, name)
         except BaseException:
+            self._devices.pop(name, None)
             os.close(device)
             if detached >= 0:
                 os.close(detached)
             raise
-        self._devices[name] = device
         return detached
 
     def _end_unless_shown(self, name: str) -> None:

@@ -43,3 +43,8 @@ class Notices:
         """Say that the disk has changed what the pod sees."""
         cause = f"The node's disk has corrupted artifact {reference} ({digest}) under this pod"
         self._events.emit(pod, Reason.CORRUPT, digest, f"{cause}; delete the pod to get it whole")
+
+    def poisoned(self, pod: Pod | None, reference: str, digest: str) -> None:
+        """Say that what the pod reads while it comes is not what the manifest says."""
+        cause = f"The registry sent other bytes than artifact {reference} names ({digest}), as the whole blob shows"
+        self._events.emit(pod, Reason.CORRUPT, digest, f"{cause}; every read of it fails from now on")
