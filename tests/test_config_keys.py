@@ -66,12 +66,12 @@ def test_wrong_key_file_refuses_the_policy_with_the_line(tmp_path: Path, content
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("verification:\n  - match: a\n    cosignKeys: []\n", "line 3: verification.cosignKeys: is empty"),
-        ("verification:\n  - match: a\n    cosignKeys: [null]\n", "line 3: verification.cosignKeys: is null"),
+        ("verification:\n  - match: a/b\n    cosignKeys: []\n", "line 3: verification.cosignKeys: is empty"),
+        ("verification:\n  - match: a/b\n    cosignKeys: [null]\n", "line 3: verification.cosignKeys: is null"),
         ("verification:\n  - cosignKeys: [/dev/null]\n", "/dev/null: cannot be read (it is not a regular file)"),
-        ("verification:\n  - match: a\n    mode: off\n    cosignKeys: []\n", '"off" is not one of enforce, warn'),
-        ('verification:\n  - match: a\n    cosignKeys: ["a\\0b"]\n', "cannot be read"),
-        ("verification:\n  - match: a\n    cosignKeys: [/]\n", "cannot be read"),
+        ("verification:\n  - match: a/b\n    mode: off\n    cosignKeys: []\n", '"off" is not one of enforce, warn'),
+        ('verification:\n  - match: a/b\n    cosignKeys: ["a\\0b"]\n', "cannot be read"),
+        ("verification:\n  - match: a/b\n    cosignKeys: [/]\n", "cannot be read"),
     ],
 )
 def test_rule_that_could_never_be_met_is_refused(text: str, cause: str) -> None:

@@ -24,8 +24,8 @@ from csi_oras.config.reader import (
     read_boolean,
     read_document,
     read_duration,
-    read_glob,
     read_namespaces,
+    read_repositories,
     read_size,
     read_text,
     read_wish,
@@ -47,8 +47,8 @@ class RegistriesPolicy:
     """Where registries are reached, and which repositories may be pulled from."""
 
     hosts_dirs: tuple[str, ...] = key("hostsDirs", list_of(read_text), ("/etc/containerd/certs.d",))
-    allow: tuple[Glob, ...] = key("allow", list_of(read_glob), (Glob.parse("**"),))
-    deny: tuple[Glob, ...] = key("deny", list_of(read_glob), ())
+    allow: tuple[Glob, ...] = key("allow", list_of(read_repositories), (Glob.parse("**"),))
+    deny: tuple[Glob, ...] = key("deny", list_of(read_repositories), ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class ProvidersPolicy:
 class TokenPolicy:
     """Registries that are sent the pod's service-account token."""
 
-    match: Glob = needed("match", read_glob)
+    match: Glob = needed("match", read_repositories)
     audience: str = needed("audience", read_text)
 
 
@@ -123,7 +123,7 @@ class PrefetchPolicy:
 class VerificationPolicy:
     """Whose signature an artifact must carry: one by one of the keys."""
 
-    match: Glob = needed("match", read_glob)
+    match: Glob = needed("match", read_repositories)
     mode: str = key("mode", choice("enforce", "warn"), "enforce")
     cosign_keys: tuple[CosignKey, ...] = needed("cosignKeys", read_cosign_keys)
 
@@ -133,7 +133,7 @@ class WriteBackRule:
     """Which namespaces may push where."""
 
     namespaces: tuple[Glob, ...] = needed("namespaces", list_of(read_namespaces))
-    references: tuple[Glob, ...] = needed("references", list_of(read_glob))
+    references: tuple[Glob, ...] = needed("references", list_of(read_repositories))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
