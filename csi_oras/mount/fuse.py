@@ -52,7 +52,8 @@ _FLAGS = sum(
         # not 21, ABORT_ERROR: libfuse knows the end of a connection by ENODEV only
     )
 )
-_BACKGROUND, _CONGESTION, _PAGES, _NANOSECOND = 64, 48, 256, 1
+_BACKGROUND, _CONGESTION, _PAGES, _NANOSECOND = 1024, 48, 256, 1
+"""Reads under way at a time: where those that wait for a dead registry are as many, all others wait for them."""
 _REQUEST_BYTES = 1 << 17
 _INIT_SECONDS = 10
 
