@@ -22,8 +22,8 @@ from csi_oras.telemetry.logs import logger
 
 TOLD, ENDED = 0, 3
 """How it exits: because it was told to, or because the last volume of the tree has gone. Anything else is a bug."""
-_MOST_REQUESTS = 1024
-"""Answered at a time: reads that wait for a dead registry must leave room for those that need none."""
+_MOST_REQUESTS = 2048
+"""Answered at a time, more than the kernel reads at a time: what waits for a dead registry leaves room for the rest."""
 _REPORT_SECONDS = 10
 _LAST_WORDS_SECONDS = 1
 _ENDS = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED})

@@ -7,7 +7,9 @@ import json
 import os
 import socket
 import threading
+import time
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,25 @@ class Source:
         self.content = content
         self._directory = directory
         self._name = name
-        self._versions = 0
+        self._files: list[FileIO] = []
         self.replace()
 
     def replace(self) -> None:
         """Begin anew, in another file."""
-        self._versions += 1
-        path = self._directory / f"{self._name}.{self._versions}"
+        path = self._directory / f"{self._name}.{len(self._files)}"
         path.write_bytes(bytes([UNTRUE]) * len(self.content))
-        self.file = path.open("r+b", buffering=0)
+        self._files.append(path.open("r+b", buffering=0))
         self.inode = path.stat().st_ino
+
+    @property
+    def file(self) -> FileIO:
+        """The file as it is now."""
+        return self._files[-1]
+
+    def close(self) -> None:
+        """Let go of every file."""
+        for file in self._files:
+            file.close()
 
     def make_local(self, start: int, end: int) -> tuple[int, int]:
         """Return what is local now."""
@@ -51,6 +62,7 @@ class FakeDriver:
         self.goes_on = threading.Event()
         """Cleared, nothing is answered."""
         self.goes_on.set()
+        self.delay = 0.0
         self.error: str | None = None
         self.lies: list[dict[str, Any]] = []
         """What is said instead of the truth, each once."""
@@ -75,6 +87,13 @@ class FakeDriver:
             self._listening = None
         self.hang_up()
         self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Be gone for good."""
+        self.goes_on.set()
+        self.stop()
+        for source in self.sources.values():
+            source.close()
 
     def hang_up(self) -> None:
         """End every connection, and answer new ones."""
@@ -127,6 +146,7 @@ class FakeDriver:
 
     def _answer(self, connected: socket.socket, message: dict[str, Any]) -> None:
         self.goes_on.wait()
+        time.sleep(self.delay)
         with suppress(OSError):
             if self.error or message["blob"] in self.poisoned:
                 _say(connected, {"id": message["id"], "error": self.error or "EIO"})

@@ -81,8 +81,7 @@ class LazyVolume:
             self.process.kill()
             self.process.wait()
         os.close(self.device)
-        self.driver.goes_on.set()
-        self.driver.stop()
+        self.driver.close()
 
     def serve(self, **options: Any) -> "subprocess.Popen[bytes]":
         """Start a process, with the same device as those before it."""
