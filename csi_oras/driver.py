@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -21,7 +22,8 @@ from csi_oras.csi.controller import Controller
 from csi_oras.csi.identity import Identity
 from csi_oras.csi.node import Node
 from csi_oras.csi.server import Server, socket_path
-from csi_oras.errors import CsiOrasError, StoreBrokenError
+from csi_oras.errors import CsiOrasError
+from csi_oras.mounter.client import Mounter
 from csi_oras.store import driver_lock, staging
 from csi_oras.store.verification import Pace, WeeklyPass
 from csi_oras.store.writable import WritableVolume
@@ -35,7 +37,7 @@ from csi_oras.transfer.prefetch import Observers
 from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
 from csi_oras.transfer.turns import Turns
 from csi_oras.volume.corruption import CorruptionReports
-from csi_oras.volume.lazy import LazyVolumes, Mounter
+from csi_oras.volume.lazy import LazyVolumes
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.volumes import Volumes
@@ -58,8 +60,8 @@ _VERIFY_SECONDS = 3600.0
 """How often it is looked whether the store should be verified again."""
 _CORRUPT_SECONDS = 10.0
 """How often it is looked whether somebody has found something corrupt."""
-_LAZY_SECONDS = 5.0
-"""How often it is looked whether the mounter holds what we hold; it wakes nobody when it is another one."""
+_MOUNTER_SECONDS = 0.5
+"""How soon another mounter is looked for when the one that we accompany has gone: readers wait for it."""
 _RECONCILE_SECONDS = 120.0
 """How often the records are held against what is mounted; a tenth of a second's work for 1,000 volumes."""
 
@@ -78,6 +80,7 @@ class ServeSettings:
     driver_name: str
     service_account_dir: Path
     label_node: bool
+    mounter: str = ""
 
 
 def run(settings: ServeSettings) -> None:
@@ -108,8 +111,13 @@ def run(settings: ServeSettings) -> None:
     os._exit(0)  # threads of pulls under way are no reason to stay; their bytes are kept
 
 
-def _mounter() -> Mounter:
-    raise StoreBrokenError("mounter", "is not there", "volumes are pulled whole")
+def _mounter(settings: ServeSettings) -> Callable[[], Mounter]:
+    """Return what finds the mounter: the one that is named, else one of our own, which outlives us."""
+    if settings.mounter:
+        return partial(Mounter.connect, socket_path(settings.mounter))
+    return partial(
+        Mounter.start_detached, settings.state_dir.absolute() / "mounter.sock", settings.state_dir.absolute()
+    )
 
 
 def _raise_file_limit() -> None:
@@ -126,7 +134,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
     notices = Notices(events)
     outbox = _make_outbox(app, events)
     write_back = app.write_back(outbox.begin)
-    lazy = app.lazy_volumes(_mounter)
+    lazy = app.lazy_volumes(_mounter(settings))
     volumes = Volumes(
         records=app.records,
         puller=app.puller,
@@ -159,7 +167,7 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
             *_tasks(app, recovery),
             upkeep.Task(name="outbox", seconds=LOOK_SECONDS, action=outbox.look),
             *_truth(settings, app, notices, lazy),
-            upkeep.Task(name="lazy", seconds=_LAZY_SECONDS, action=lazy.look),
+            upkeep.Task(name="mounter", seconds=_MOUNTER_SECONDS, action=lazy.accompany),
             _prefetch(settings, app, events),
             *_labels(settings, app),
         ]
@@ -263,9 +271,7 @@ def _labels(settings: ServeSettings, app: Application) -> list[upkeep.Task]:
     return [upkeep.Task(name="labels", seconds=labels.TICK_SECONDS, action=node_labels.sync)]
 
 
-def _truth(
-    settings: ServeSettings, app: Application, notices: Notices, lazy: LazyVolumes
-) -> list[upkeep.Task]:
+def _truth(settings: ServeSettings, app: Application, notices: Notices, lazy: LazyVolumes) -> list[upkeep.Task]:
     """Return the tasks that verify the store and tell of what has rotted."""
     reports = CorruptionReports(
         quarantine=app.quarantine,

@@ -31,6 +31,11 @@ from csi_oras.telemetry import logs
     default=Path("/var/run/secrets/kubernetes.io/serviceaccount"), show_default=True,
     help="Who writes events on pods; without its token, or outside of a cluster, none are.",
 )  # fmt: skip
+@click.option(
+    "--mounter",
+    default="",
+    help="unix:///path/mounter.sock of what holds lazy volumes; else one is started that stays.",
+)
 @click.option("--label-node", is_flag=True, help="Label the Node with what the prefetch list keeps on it.")
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
 @reports_errors

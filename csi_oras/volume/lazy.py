@@ -37,6 +37,9 @@ class Mounter(Protocol):
     def list(self) -> dict[str, int]:
         """Return the connections that it holds, by tree; the descriptors are the caller's."""
 
+    def wait_until_gone(self, met: Callable[[], None]) -> None:
+        """Call `met`, and return when the mounter that was there before that has ended."""
+
     def drop(self, tree: str) -> None:
         """End the process of a tree, and let go of the connection."""
 
@@ -143,14 +146,14 @@ class LazyVolumes:
         for name in mounted - self._devices.keys():
             logger.error("a lazy volume is dead, for nobody held it any more; its pod has to begin anew", tree=name)
 
-    def look(self) -> None:
-        """Agree with the mounter, if there is anything to agree on.
+    def accompany(self) -> None:
+        """Agree with the mounter, and return when it has gone, so that the next one is given what it needs.
 
         Raises:
             StoreBrokenError: there is none.
         """
         if self._devices:
-            self.meet()
+            self._connect().wait_until_gone(self.meet)
 
     def meet(self) -> None:
         """Agree with the mounter, which may be another one by now: what only it holds, and what only we hold.

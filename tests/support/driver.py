@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -136,6 +138,20 @@ class Driver:
 
     def __enter__(self) -> Self:
         return self.start()
+
+    def mounter(self) -> int:
+        """The process id of the mounter that the driver has started, 0 for none."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connected:
+            try:
+                connected.connect(str(self.state / "mounter.sock"))
+            except OSError:
+                return 0
+            return int(struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+
+    def end_mounter(self) -> None:
+        """Kill -9 the mounter, if there is one, and all that it holds."""
+        if process := self.mounter():
+            os.kill(process, signal.SIGKILL)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

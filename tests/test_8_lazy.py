@@ -1,0 +1,68 @@
+"""Lazy volumes through a real driver, with real FUSE mounts: there at once, right in every byte, whoever is killed."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csi_oras.demo.distribution import Distribution
+from tests.support.artifacts import Layer, Pusher, files, sha256
+from tests.support.driver import Driver
+from tests.support.gate import Gate
+from tests.support.outside import Outside
+from tests.support.pods import wait_for
+
+pytestmark = pytest.mark.needs("root", "registry", "fuse")
+MIB = 1 << 20
+LARGE = os.urandom(48 * MIB)
+
+
+@pytest.fixture
+def node(short_path: Path) -> Iterator[Driver]:
+    with Driver(short_path) as running:
+        yield running
+        running.end_mounter()
+
+
+def mounted(node: Driver) -> list[str]:
+    """What mountinfo has of lazy volumes."""
+    return [
+        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if "fuse.csi-oras" in line
+    ]
+
+
+def test_lazy_volume_is_there_before_its_bytes(
+    node: Driver, registry: Distribution, pusher: Pusher, repository: str
+) -> None:
+    pusher.artifact(repository, [Layer(content=LARGE, title="model"), *files(config=b"{}")])
+    with Gate(registry.address) as gate:
+        target = node.target()
+        node.publish(target, reference=f"{gate.address}/{repository}:v1", mode="lazy")
+        assert gate.passed < MIB
+        assert mounted(node) == [str(target)]
+        assert sorted(os.listdir(target)) == ["config", "model"]
+        assert (target / "model").stat().st_size == len(LARGE)
+        with (target / "model").open("rb") as file:
+            file.seek(40 * MIB)
+            assert file.read(1000) == LARGE[40 * MIB : 40 * MIB + 1000]
+        assert (target / "config").read_bytes() == b"{}"
+        assert hashlib.sha256((target / "model").read_bytes()).digest() == hashlib.sha256(LARGE).digest()
+        node.unpublish(target)
+        assert mounted(node) == []
+        assert not target.exists()
+
+
+def test_volume_of_what_is_local_by_then_is_a_plain_bind(node: Driver, pusher: Pusher, repository: str) -> None:
+    reference = pusher.artifact(repository, [Layer(content=LARGE, title="model")])
+    first, second = node.target("first"), node.target("second")
+    node.publish(first, volume_id="first", reference=reference, mode="lazy")
+    assert (first / "model").read_bytes() == LARGE
+    wait_for(lambda: sha256(LARGE) in Outside(node.state).blobs())
+    node.publish(second, volume_id="second", reference=reference, mode="lazy")
+    assert mounted(node) == [str(first)]
+    assert subprocess.run(["diff", "-r", first, second], check=False).returncode == 0
+    for target, name in ((first, "first"), (second, "second")):
+        node.unpublish(target, volume_id=name)
