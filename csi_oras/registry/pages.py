@@ -22,6 +22,6 @@ def next_query(response: Response, subject: str) -> str:
         url = urljoin(f"{response.origin}/", match[1])
     except ValueError:
         raise BadResponseError(subject, "goes on at a URL that is none", "report it") from None
-    if Origin.of(url) != response.origin:
+    if Origin.of(url, subject) != response.origin:
         raise BadResponseError(subject, "goes on at another host", "report it")
     return f"?{target_of(url).partition('?')[2]}"

@@ -67,7 +67,7 @@ class Session:
             if not location:
                 raise BadResponseError(subject, f"{self.host.name} redirects to nowhere")
             url = joined(url, location)
-            hosts.check_destination(Origin.of(url), self.host.origin, "blob")
+            hosts.check_destination(Origin.of(url, subject), self.host.origin, "blob")
             response = self.send(method, url, headers, actions)
         return response
 

@@ -101,7 +101,7 @@ class Tokens:
 
     def _fetch(self, access: Access, challenge: Challenge, channel: Channel | None) -> tuple[Secret, float]:
         realm = challenge.parameters.get("realm", "")
-        hosts.check_realm(Origin.of(realm), access.origin)
+        hosts.check_realm(Origin.of(realm, f"registry {access.repository.registry}"), access.origin)
         refusal: Exception | None = None
         for question in _questions(realm, challenge.parameters.get("service", ""), access):
             with self._transport.request(

@@ -29,6 +29,7 @@ IDLE_SECONDS = 30.0
 IDLE_PER_ORIGIN = 32
 _UPLOAD_BYTES = 1 << 20
 """What is read of a file at once to be sent."""
+_EXTERNAL_URL = "correct what it takes for its own URL, or what a proxy makes of that"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 """How OpenSSL calls the answer of a server that speaks plain HTTP."""
@@ -48,20 +49,20 @@ class Origin:
     port: int
 
     @classmethod
-    def of(cls, url: str) -> Self:
-        """Return the origin of an absolute URL.
+    def of(cls, url: str, subject: str = "registry") -> Self:
+        """Return the origin of an absolute URL, which `subject` names.
 
         Raises:
             BadResponseError: no http or https URL with a host, or one with user information.
         """
-        parts = _split(url)
+        parts = _split(url, subject)
         host = parts.hostname
         if parts.scheme not in _DEFAULT_PORTS or not host or not _HOST.fullmatch(host) or "@" in parts.netloc:
-            raise BadResponseError("registry", "names a URL that is not plain http or https")
+            raise BadResponseError(subject, "names a URL that is not plain http or https", _EXTERNAL_URL)
         try:
             port = parts.port
         except ValueError:
-            raise BadResponseError("registry", "names a URL with a bad port") from None
+            raise BadResponseError(subject, "names a URL with a bad port", _EXTERNAL_URL) from None
         return cls(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme])
 
     def __str__(self) -> str:
@@ -69,11 +70,11 @@ class Origin:
         return f"{self.scheme}://{host}:{self.port}"
 
 
-def _split(url: str) -> SplitResult:
+def _split(url: str, subject: str = "registry") -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:
-        raise BadResponseError("registry", "names a URL that is none") from None
+        raise BadResponseError(subject, "names a URL that is none", _EXTERNAL_URL) from None
 
 
 def target_of(url: str) -> str:

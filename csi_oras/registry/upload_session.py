@@ -26,6 +26,7 @@ _BAD_REQUEST, _UNAUTHORIZED, _NOT_FOUND, _RANGE_NOT_SATISFIABLE, _NOT_IMPLEMENTE
 _NO_BODY = {"Content-Length": "0"}
 _RANGE = re.compile(r"(?:bytes=)?[0-9]{1,20}-([0-9]{1,20})")
 _LENGTH = re.compile(r"[0-9]{1,20}")
+_FORWARDED = "have the proxy before it set X-Forwarded-Proto and Host, or give the registry its external URL"
 _SLOWEST_COMMIT = 20 << 20
 """Bytes per second at which a registry moves at least what it was sent; until then it does not answer."""
 
@@ -158,8 +159,9 @@ class UploadSession:
         if not location:
             raise BadResponseError(self._subject, "the registry does not say where the upload is to be sent")
         url = joined(base, location).partition("#")[0]
-        if Origin.of(url) != self._session.host.origin:
-            raise BadResponseError(self._subject, "the registry wants the upload sent to another host")
+        if Origin.of(url, self._subject) != self._session.host.origin:
+            cause = "the registry wants the upload sent to another host, or by another scheme"
+            raise BadResponseError(self._subject, cause, _FORWARDED)
         return url
 
 
