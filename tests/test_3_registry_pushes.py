@@ -562,7 +562,7 @@ def test_access_that_is_refused_says_whether_that_may_pass(
 
 def test_repository_that_is_not_there_and_that_no_push_makes_is_told(fake: FakeRegistry, client: PushClient) -> None:
     fake.bend(UPLOADS, status(404), method="POST")
-    with pytest.raises(ArtifactNotFoundError, match="has no such repository.*make the repository first"):
+    with pytest.raises(ArtifactNotFoundError, match=r"has no such repository.*make the repository first"):
         client.may_push()
 
 

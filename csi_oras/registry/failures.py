@@ -47,11 +47,12 @@ def failure(
     if status in (_UNAUTHORIZED, _FORBIDDEN):
         who = f"the credential from {credential.source}" if credential else "an anonymous user"
         return AccessDeniedError(subject, f"{speaker} does not allow it to {who}{quote}", "ask for access")
-    if status == _NOT_FOUND and response.method == "POST":  # which opens an upload
-        cause = f"{speaker} has no such repository, or none that a push may make{quote}"
-        return ArtifactNotFoundError(subject, cause, "make the repository first, or check its name")
     if status == _NOT_FOUND:
-        return ArtifactNotFoundError(subject, f"{speaker} does not have it{quote}", "check the reference")
+        cause, remedy = f"{speaker} does not have it{quote}", "check the reference"
+        if response.method == "POST":  # which opens an upload
+            cause = f"{speaker} has no such repository, or none that a push may make{quote}"
+            remedy = "make the repository first, or check its name"
+        return ArtifactNotFoundError(subject, cause, remedy)
     if may_pass(status):
         cause = f"{speaker} answers with status {status}{quote}"
         error = unavailable(subject, cause, response.header("Retry-After"))
