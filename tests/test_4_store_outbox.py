@@ -5,11 +5,12 @@ import stat
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from csi_oras.errors import VolumeBusyError, VolumeNotFoundError
+from csi_oras.errors import NoSpaceError, VolumeBusyError, VolumeNotFoundError
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.name import Name
@@ -21,6 +22,7 @@ from csi_oras.store.paths import StatePaths
 from csi_oras.store.writable import Base, WritableVolume, WritableVolumes
 from csi_oras.telemetry.secrets import Secret
 from tests.support.planted import planted
+from tests.support.small_disk import small_disk
 
 BASE = Base(
     reference=Reference.parse(f"reg.example/t/base:v1@{Digest.of(b'root')}"),
@@ -153,3 +155,18 @@ def test_sweep_finishes_a_removal_and_touches_no_entry(captured: Captured) -> No
 def test_credential_is_for_nobody_else(captured: Captured) -> None:
     kept = captured.capture().writing.directory / "credential.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("pages", [0, 1, 2], ids="{} pages free".format)
+def test_volume_that_a_full_disk_has_no_room_for_leaves_no_credential_behind(tmp_path: Path, pages: int) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        captured = Captured(tmp_path / "disk" / "state")
+        disk.fill()
+        os.truncate(disk.ballast, disk.ballast.stat().st_size - pages * os.sysconf("SC_PAGE_SIZE"))
+        volume = replace(captured.volume(), pod="x" * 10_000)  # a document of several pages
+        with pytest.raises(NoSpaceError):
+            captured.volumes.make(volume, Secret(planted("kept")))
+        assert list((tmp_path / "disk" / "state" / "volumes").iterdir()) == []
+        disk.clear()
+        assert captured.volumes.make(volume, Secret(planted("kept"))).volume() == volume

@@ -222,17 +222,25 @@ class WritableVolumes:
             if (writing.directory / _DOCUMENT).exists():
                 return writing
             writing.remove()  # what a crash has left of making it: nothing was written to it
-            writing.directory.mkdir(mode=0o700)
-            for directory in (writing.upper, writing.work, writing.skeleton):
-                directory.mkdir()
-            writing.upper.chmod(MODE)
-            if tree:
-                lay_skeleton(tree, writing.skeleton)
-            _write(writing.directory / _CREDENTIAL, credential.reveal())
-            _write(writing.directory / _DOCUMENT, json.dumps(volume.to_json(), indent=2))
-            fsync_directory(writing.directory)
-            fsync_directory(self._live)
+            try:
+                self._fill(writing, volume, credential, tree)
+            except BaseException:
+                writing.remove()
+                raise
         return writing
+
+    def _fill(self, writing: Writing, volume: WritableVolume, credential: Secret, tree: Path | None) -> None:
+        """Make all of a directory, the document last: it says that the rest is there."""
+        writing.directory.mkdir(mode=0o700)
+        for directory in (writing.upper, writing.work, writing.skeleton):
+            directory.mkdir()
+        writing.upper.chmod(MODE)
+        if tree:
+            lay_skeleton(tree, writing.skeleton)
+        _write(writing.directory / _CREDENTIAL, credential.reveal())
+        _write(writing.directory / _DOCUMENT, json.dumps(volume.to_json(), indent=2))
+        fsync_directory(writing.directory)
+        fsync_directory(self._live)
 
     def find(self, volume_id: str, target: str) -> Writing | None:
         """Return the directory of a live volume, if there is one."""

@@ -13,11 +13,11 @@ class SmallDisk:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._ballast = directory / "ballast"
+        self.ballast = directory / "ballast"
 
     def fill(self) -> None:
         """Leave no byte free."""
-        with self._ballast.open("wb", buffering=0) as file:
+        with self.ballast.open("wb", buffering=0) as file:
             try:
                 while file.write(bytes(_MIB)):
                     pass
@@ -26,7 +26,7 @@ class SmallDisk:
 
     def clear(self) -> None:
         """Free what was filled."""
-        self._ballast.unlink()
+        self.ballast.unlink()
 
     def grow(self, size: str) -> None:
         """Make it larger."""
