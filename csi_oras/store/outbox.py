@@ -1,14 +1,12 @@
 """The outbox on disk: captured volumes, how far each is, and a lock on each, so that one process at a time pushes it.
 
 An entry says by itself all there is to know. It leaves the outbox by one rename, so that what is left of removing it
-is never taken for what a pod wrote. Nothing of it is opened by a path that a pod has made: directories are walked from
-descriptors, whatever their depth.
+is never taken for what a pod wrote.
 """
 
 import fcntl
 import json
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,15 +15,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from csi_oras import kernel
 from csi_oras.errors import VolumeBusyError, VolumeNotFoundError, printable
+from csi_oras.store.measure import measure
 from csi_oras.store.paths import fsync_directory, store_errors
 from csi_oras.store.writable import WritableVolumes, Writing
 
 _STATE = "state.json"
 _LARGEST_STATE = 64 << 10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_RESOLVE = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV | kernel.RESOLVE_NO_MAGICLINKS
 
 
 class EntryState(StrEnum):
@@ -171,11 +168,7 @@ class OutboxEntry:
             StoreBrokenError: it cannot be read, or is removed at this moment.
         """
         with store_errors(f"outbox entry {self.id}"):
-            root = os.open(self.writing.upper, _DIRECTORY)
-            try:
-                return sum(_sizes(root))
-            finally:
-                os.close(root)
+            return measure(self.writing.upper)[0]
 
     def remove(self) -> None:
         """Take it out of the outbox at once, and then off the disk, the credential first; whoever does holds the lock.
@@ -233,23 +226,3 @@ def gone(name: str) -> VolumeNotFoundError:
     return VolumeNotFoundError(
         f'outbox entry "{printable(name, 80)}"', "is not in the outbox", "see: csi-oras outbox ls"
     )
-
-
-def _sizes(root: int) -> Iterator[int]:
-    pending = ["."]
-    while pending:
-        path = pending.pop()
-        try:
-            here = kernel.open_beneath(root, path, _DIRECTORY, _RESOLVE)
-        except OSError:  # deeper than a path can say
-            continue
-        try:
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append(f"{path}/{entry.name}")
-                    elif stat.S_ISREG(status.st_mode):
-                        yield status.st_size
-        finally:
-            os.close(here)

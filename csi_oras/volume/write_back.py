@@ -5,7 +5,6 @@ nothing shows it any more, and never thrown away: not when the database is lost,
 volume is asked for again with another base.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -32,6 +31,7 @@ from csi_oras.registry import credentials
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.keychain import Keychain
 from csi_oras.store.leases import Leases
+from csi_oras.store.measure import measure
 from csi_oras.store.outbox import OutboxEntry
 from csi_oras.store.writable import Base, WritableVolume, WritableVolumes, Writing
 from csi_oras.telemetry.logs import logger
@@ -232,7 +232,10 @@ class WriteBack:
     def written(self, volume_id: str, target: str) -> tuple[int, int]:
         """Return the bytes and the number of files that a volume has written; of very many, what the first take."""
         writing = self.find(volume_id, target)
-        return _count(str(writing.upper)) if writing else (0, 0)
+        try:
+            return measure(writing.upper, _MOST_COUNTED) if writing else (0, 0)
+        except OSError:  # it was captured meanwhile
+            return 0, 0
 
 
 def _reference(request: PublishRequest) -> Reference:
@@ -251,23 +254,3 @@ def _goes_on(before: Writing, volume: WritableVolume) -> bool:
     return plans[0] == plans[1] and (known.reference, known.include, known.exclude) == (
         volume.reference, volume.include, volume.exclude,
     )  # fmt: skip
-
-
-def _count(upper: str) -> tuple[int, int]:
-    size = files = seen = 0
-    waiting = [upper]
-    while waiting and seen < _MOST_COUNTED:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    seen += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    elif entry.is_file(follow_symlinks=False):
-                        size += entry.stat(follow_symlinks=False).st_size
-                        files += 1
-                    if seen >= _MOST_COUNTED:
-                        break
-        except OSError:  # it was removed in the meantime
-            continue
-    return size, files
