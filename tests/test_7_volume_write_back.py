@@ -173,12 +173,23 @@ def test_base_with_a_name_that_no_artifact_can_carry_is_refused_unless_it_is_lef
 def test_volume_that_somebody_still_writes_to_stays(node: Node, out: str) -> None:
     target = node.publish(node.writing(writeBackReference=out))
     with (target / "x").open("wb") as file:
-        with pytest.raises(VolumeBusyError):
+        with pytest.raises(VolumeBusyError, match=f"files open.*fuser -vm {target}"):
             node.volumes.unpublish("volume", str(target))
         file.write(b"to the end")
     assert not node.captured
     node.volumes.unpublish("volume", str(target))
     assert contents(node.captured[0].upper) == {"x": b"to the end"}
+
+
+def test_mount_below_a_volume_keeps_it_and_is_named(node: Node, out: str) -> None:
+    target = node.publish(node.writing(writeBackReference=out))
+    (target / "below").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", target / "below"], check=True)
+    with pytest.raises(VolumeBusyError, match=f"has something mounted below it: {target}/below; unmount"):
+        node.volumes.unpublish("volume", str(target))
+    subprocess.run(["umount", target / "below"], check=True)
+    node.volumes.unpublish("volume", str(target))
+    assert len(node.captured) == 1
 
 
 def test_another_volume_takes_nothing_away(node: Node, out: str) -> None:

@@ -5,16 +5,19 @@ written: regular files, directories, links, and the whiteouts and opaque directo
 Documentation/filesystems/overlayfs.rst).
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from csi_oras import kernel
 from csi_oras.errors import StoreBrokenError, VolumeBusyError, printable
+from csi_oras.mount import mountinfo
 from csi_oras.mount.target import Target
 
 _OPTIONS = {"redirect_dir": "off", "metacopy": "off", "index": "off", "xino": "off"}
 _MOST_STACKED = 100
+_MOST_NAMED = 3
 
 
 def attach(lower: Sequence[Path], upper: Path, work: Path, target: Target, *, noexec: bool) -> None:
@@ -59,11 +62,22 @@ def detach(target: Target) -> None:
         try:
             kernel.unmount(target.link, kernel.UMOUNT_NOFOLLOW)
         except OSError as error:
-            raise VolumeBusyError(
-                f"target {printable(target.path, 300)}",
-                f"is still written to, or cannot be unmounted ({error.strerror})",
-                "it is tried again",
-            ) from error
+            raise _busy(target, error) from error
+
+
+def _busy(target: Target, error: OSError) -> VolumeBusyError:
+    """Say what keeps a volume mounted: what is mounted below it, or else who has files open."""
+    subject = f"target {printable(target.path, 300)}"
+    if error.errno != errno.EBUSY:
+        return VolumeBusyError(subject, f"cannot be unmounted ({error.strerror})", "it is tried again")
+    above = str(Path(f"/proc/self/fd/{target.parent}").readlink() / target.name)
+    below = [printable(mount.target, 200) for mount in mountinfo.read() if mount.target.startswith(f"{above}/")]
+    if below:
+        more = f" and {len(below) - _MOST_NAMED} more" if len(below) > _MOST_NAMED else ""
+        cause = f"has something mounted below it: {', '.join(below[:_MOST_NAMED])}{more}"
+        return VolumeBusyError(subject, cause, "unmount that, and it is tried again")
+    remedy = f"it is tried again; these are told by: fuser -vm {printable(target.path, 300)}"
+    return VolumeBusyError(subject, "is still in use by processes that have files open there", remedy)
 
 
 def _lower(layers: Sequence[Path]) -> list[tuple[str, str]]:
