@@ -203,7 +203,8 @@ class Application:
             make_room=self._gatherer.make_room,
             observe=observe,
         )
-        return LazyTrees(KeptTrees(self.paths.root / "lazy"), self.leases, self.puller.connect, parts)
+        kept = KeptTrees(self.paths.root / "lazy")
+        return LazyTrees(kept, self.leases, self.puller.connect, parts, self.chunk_indexes.find_stored)
 
     def lazy_volumes(self, connect: Callable[[], Mounter]) -> LazyVolumes:
         """Return the lazy volumes, whose processes the mounter holds that `connect` returns."""

@@ -32,6 +32,7 @@ from csi_oras.telemetry.events import Node as Involved
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.server import MetricsServer
 from csi_oras.transfer import labels
+from csi_oras.transfer.indexing import Indexer
 from csi_oras.transfer.outbox import LOOK_SECONDS, Outbox
 from csi_oras.transfer.prefetch import Observers
 from csi_oras.transfer.schedule import TICK_SECONDS, Due, Schedule
@@ -60,6 +61,8 @@ _VERIFY_SECONDS = 3600.0
 """How often it is looked whether the store should be verified again."""
 _CORRUPT_SECONDS = 10.0
 """How often it is looked whether somebody has found something corrupt."""
+_INDEX_SECONDS = 30.0
+"""How often the blobs of lazy volumes that have come whole are read again for their chunks."""
 _MOUNTER_SECONDS = 0.5
 """How soon another mounter is looked for when the one that we accompany has gone: readers wait for it."""
 _RECONCILE_SECONDS = 120.0
@@ -167,6 +170,11 @@ async def _serve(settings: ServeSettings, app: Application, metrics_server: Metr
             *_tasks(app, recovery),
             upkeep.Task(name="outbox", seconds=LOOK_SECONDS, action=outbox.look),
             *_truth(settings, app, notices, lazy),
+            upkeep.Task(
+                name="chunk index",
+                seconds=_INDEX_SECONDS,
+                action=partial(lazy.index, Indexer(app.content, app.own_indexes).keep),
+            ),
             upkeep.Task(name="mounter", seconds=_MOUNTER_SECONDS, action=lazy.accompany),
             _prefetch(settings, app, events),
             *_labels(settings, app),

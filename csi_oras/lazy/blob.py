@@ -37,6 +37,7 @@ class Proof(StrEnum):
 
     VERIFIED = "verified"
     REJECTED = "rejected"
+    WHOLE = "whole"
     POISONED = "poisoned"
 
 
@@ -140,8 +141,20 @@ class LazyBlob:
             done.add_done_callback(self._ended)
         return job, done
 
+    def hint(self, index: BlobIndex) -> None:
+        """Prove chunks by what is nobody's word, where there is nothing better."""
+        if self._index is None:
+            self._index, self._is_hint = index, True
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether only the whole can prove it, and has not yet, or an index that is but a hint."""
+        return self.blob.size > CHUNK_BYTES and (self._index is None or self._is_hint)
+
     def _ended(self, done: Future[bool]) -> None:
         error = None if done.cancelled() else done.exception()
+        if error is None:
+            self._parts.observe(self.blob, Proof.WHOLE)
         if isinstance(error, UnacceptableError):
             self.poison = error
             self._parts.observe(self.blob, Proof.POISONED)
@@ -168,11 +181,15 @@ class LazyBlob:
         """Fetch and prove some bytes, and return from where and up to where all is."""
         first = start - start % self._chunk_bytes
         last = min(end + -end % self._chunk_bytes, self.blob.size)
+        index = self._index
+        if index is None and 0 < ingest.resumed < _booted():
+            self._only_whole = True  # power may have been cut before bytes were written that are noted as there
+            raise EndedError
         ranged.cover(first, last)
-        if self._index is None:
+        if index is None:
             return ingest.around(first)
         self._forget_other_file(ingest)
-        for chunk in self._index.chunks(first, last):
+        for chunk in index.chunks(first, last):
             self._prove(asker, ingest, ranged, chunk)
         with self._lock:
             return self._proven.around(first)
@@ -209,6 +226,10 @@ class LazyBlob:
                 raise DigestMismatchError(f"blob {self.blob.digest}", cause, "they are asked for again")
             asker.client.doubt_mirrors()
             ranged.cover(chunk.start, chunk.end)
+
+
+def _booted() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _shown(descriptor: int, start: int, end: int, have: int) -> Shown:

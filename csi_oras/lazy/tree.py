@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from csi_oras.errors import AccessDeniedError, CsiOrasError, DigestMismatchError, UnauthenticatedError
 from csi_oras.lazy.blob import LazyBlob, Parts, Shown
+from csi_oras.oci.chunk_index import BlobIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.registry.client import RepositoryClient
@@ -26,7 +27,7 @@ class LazyTree:
     def __init__(self, artifact: LazyArtifact, connect: Connect, parts: Parts) -> None:
         """Ask for bytes by what `connect` returns, anew when the credential is refused."""
         self.artifact = artifact
-        self._connect = connect
+        self.connect = connect
         self._lock = threading.Lock()
         self._asker: Asker | None = None
         self._is_wanted = True
@@ -45,6 +46,17 @@ class LazyTree:
     def blobs(self) -> Iterable[Descriptor]:
         """Return what its files are made of."""
         return (blob.blob for blob in self._blobs.values())
+
+    def lacks_index(self, blob: Descriptor) -> bool:
+        """Say whether no chunk of a blob of the tree can be proven by itself."""
+        known = self._blobs.get(blob.digest)
+        return known is not None and known.is_unproven
+
+    def hint(self, find: Callable[[Descriptor], BlobIndex | None]) -> None:
+        """Prove chunks of blobs by what `find` returns of them, where there is nothing better."""
+        for blob in self._blobs.values():
+            if index := find(blob.blob):
+                blob.hint(index)
 
     def show(self, digest: Digest, start: int, end: int, have: int) -> Shown:
         """Return when bytes of a blob may be read; see `LazyBlob.show`.
@@ -75,7 +87,7 @@ class LazyTree:
     def renew(self, connect: Connect) -> None:
         """Ask by what `connect` returns from now on."""
         with self._lock:
-            self._connect, self._asker = connect, None
+            self.connect, self._asker = connect, None
 
     def poison(self, digests: Iterable[Digest]) -> None:
         """Show nothing more of blobs that are known to be wrong."""
@@ -95,7 +107,7 @@ class LazyTree:
     def _opened(self) -> Asker:
         with self._lock:
             if self._asker is None:
-                client, holder = self._connect()
+                client, holder = self.connect()
                 self._asker = Asker(client=client, holder=holder, demand=self._demand)
             return self._asker
 

@@ -1,7 +1,9 @@
 """The lazy trees of this node: those that volumes show, by name."""
 
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -16,10 +18,16 @@ from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.store.leases import Leases
 from csi_oras.telemetry.logs import logger
+from csi_oras.transfer.chunk_indexes import FoundIndexes
 from csi_oras.transfer.request import LazyArtifact
+from csi_oras.transfer.turns import Turns
 
+_SHARE = 2
+"""Trees of one registry that are looked for hints at a time."""
 Connect = Callable[[Repository, Credential | None], tuple[RepositoryClient, str]]
 """Returns a repository as a credential, or the node's, sees it, and what grants know that credential by."""
+FindHints = Callable[[RepositoryClient, Digest], FoundIndexes]
+"""Asks a repository what is said of the chunks of an artifact."""
 Listener = Callable[[LazyTree, Digest], None]
 """Hears of a blob that turned out to be wrong, and of a tree that has shown it."""
 
@@ -27,8 +35,11 @@ Listener = Callable[[LazyTree, Digest], None]
 class LazyTrees:
     """Opens trees and lets go of them."""
 
-    def __init__(self, kept: KeptTrees, leases: Leases, connect: Connect, parts: Parts) -> None:
+    def __init__(self, kept: KeptTrees, leases: Leases, connect: Connect, parts: Parts, find_hints: FindHints) -> None:
         self.kept = kept
+        self._find_hints = find_hints
+        self._turns = Turns("hint", _SHARE)
+        self._whole: queue.SimpleQueue[Descriptor] = queue.SimpleQueue()
         self._leases = leases
         self._connect = connect
         self._parts = replace(parts, observe=self._observe)
@@ -41,8 +52,16 @@ class LazyTrees:
         """Tell `listener` of blobs that are found to be wrong."""
         self._listeners.append(listener)
 
+    def whole(self) -> Iterator[Descriptor]:
+        """Yield the blobs that have come whole since this was asked last, and that no chunk index was there for."""
+        with suppress(queue.Empty):
+            while True:
+                yield self._whole.get_nowait()
+
     def _observe(self, blob: Descriptor, proof: Proof) -> None:
         self._count(blob, proof)
+        if proof is Proof.WHOLE and any(tree.lacks_index(blob) for tree in self.all()):
+            self._whole.put(blob)
         if proof is not Proof.POISONED:
             return
         for tree in self.all():
@@ -57,8 +76,20 @@ class LazyTrees:
         Raises:
             NoSpaceError, StoreBrokenError: the store fails.
         """
+        is_new = self.find(artifact.tree) is None
         self.kept.save(KeptTree(artifact=artifact, credential=credential))
-        return self._add(artifact, credential)
+        tree = self._add(artifact, credential)
+        if is_new and any(map(tree.lacks_index, tree.blobs())):
+            self._turns.submit(tree.registry, tree, partial(self._hint, tree))  # nobody waits for it
+        return tree
+
+    def _hint(self, tree: LazyTree) -> None:
+        artifact = tree.artifact
+        try:
+            client, _ = tree.connect()
+            tree.hint(self._find_hints(client, artifact.artifact).index_of)
+        except CsiOrasError as error:
+            logger.info("nothing hints at the chunks of a lazy volume", tree=artifact.tree, cause=error.message)
 
     def find(self, name: str) -> LazyTree | None:
         """Return a tree by its name."""

@@ -29,6 +29,8 @@ class Ingest:
         self.path = path
         self.blob = blob
         self.descriptor = descriptor
+        self.resumed = 0.0
+        """When the bytes were last noted that somebody before us has left here, in seconds of the epoch."""
         self._is_kept = False
         self._extents = self._load()
         self._grown = threading.Condition()
@@ -57,6 +59,7 @@ class Ingest:
         extents = Extents()
         try:
             with open(self._extents_path) as file:
+                self.resumed = os.fstat(file.fileno()).st_mtime
                 lines = file.read().split("\n")[:-1]  # a torn last line is no extent
         except FileNotFoundError:
             return extents
@@ -161,7 +164,7 @@ class Ingest:
         It has another file, for whoever reads what was there must not see it change.
         """
         with self._grown, store_errors(f"ingest of {self.blob.digest}"):
-            self._extents = Extents()
+            self._extents, self.resumed = Extents(), 0.0
             self.forget_extents()
             if os.fstat(self.descriptor).st_size:
                 begun, self.descriptor = self.descriptor, _replaced(self.path)

@@ -90,18 +90,44 @@ def on_disk(paths: StatePaths) -> int:
 
 
 def local_bytes(paths: StatePaths, database: Database) -> dict[str, int]:
-    """Return for each artifact, by its digest, the bytes that a volume can see of it now, at most; none without a tree.
+    """Return for each artifact, by its digest, the bytes that a volume can see of it now, at most.
+
+    Without a tree there are none, but what has come of it by now if a lazy volume reads it.
 
     Raises:
         StoreBrokenError: the store fails.
     """
     with store_errors("store"):
         trees = {f"sha256:{entry.name}" for entry in os.scandir(paths.trees)}
-    local: dict[str, int] = {}
+    local = _lazy_bytes(paths, database)
     for artifact, plan, size in database.query("SELECT artifact, plan, bytes FROM plans"):
         if plan in trees:
             local[artifact] = max(size, local.get(artifact, 0))
     return local
+
+
+def _lazy_bytes(paths: StatePaths, database: Database) -> dict[str, int]:
+    """Return what is here of the artifacts that lazy volumes read, by the leases of those."""
+    held = (
+        "SELECT DISTINCT l.holder, a.digest FROM leases l JOIN artifacts a USING (digest) WHERE l.holder LIKE 'lazy %'"
+    )
+    return {
+        artifact: sum(
+            _here(paths, Digest.parse(digest))
+            for (digest,) in database.query(
+                "SELECT digest FROM leases WHERE holder = ? AND digest != ?", holder, artifact
+            )
+        )
+        for holder, artifact in database.query(held)
+    }
+
+
+def _here(paths: StatePaths, digest: Digest) -> int:
+    """Return how much of a blob is here, by what the largest of its files takes of the disk."""
+    with suppress(FileNotFoundError):
+        return os.stat(paths.blob(digest)).st_size  # noqa: PTH116 (a text)
+    unfinished = paths.ingests.glob(f"{digest.encoded}*")
+    return max((path.stat().st_blocks * BLOCK for path in unfinished), default=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,6 +75,7 @@ class Reason(StrEnum):
     PULLED = "Pulled"
     SLOW = "PullSlow"
     NOT_VERIFIED = "NotVerified"
+    NOT_LAZY = "NotLazy"
     CORRUPT = "Corrupt"
     PREFETCHED = "Prefetched"
     PREFETCH_FAILED = "PrefetchFailed"
@@ -89,10 +90,11 @@ class Reason(StrEnum):
 
 
 _WARNINGS = frozenset({
-    Reason.NOT_VERIFIED, Reason.CORRUPT, Reason.PREFETCH_FAILED, Reason.TAG_MOVED, Reason.PUSH_FAILED,
+    Reason.NOT_VERIFIED, Reason.NOT_LAZY, Reason.CORRUPT, Reason.PREFETCH_FAILED, Reason.TAG_MOVED, Reason.PUSH_FAILED,
 })  # fmt: skip
 _SILENT_SECONDS = {
     Reason.PULLING: 3600.0, Reason.PULLED: 0.0, Reason.SLOW: 300.0, Reason.NOT_VERIFIED: 3600.0,
+    Reason.NOT_LAZY: 3600.0,
     Reason.CORRUPT: 3600.0, Reason.PREFETCHED: 0.0, Reason.PREFETCH_FAILED: 3600.0,
     Reason.PUSHED: 0.0, Reason.TAG_MOVED: 0.0, Reason.PUSH_FAILED: 0.0,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
-from csi_oras.errors import LimitExceededError, UnacceptableError, UnobtainableError
+from csi_oras.errors import LimitExceededError, StoreBrokenError, UnacceptableError, UnobtainableError
 from csi_oras.oci import manifest as manifests
 from csi_oras.oci import media_types
 from csi_oras.oci.chunk_index import BlobIndex, ChunkIndex, indexed
@@ -27,6 +27,8 @@ from csi_oras.telemetry.logs import logger
 _MOST_HINTS, _SECONDS = 10, 30.0
 """Referrers that are looked at, and the time after which no other one is."""
 _LARGEST_MANIFEST, _MOST_LAYERS = 64 << 10, 16
+_LARGEST_STORED = 64 << 20
+"""Bytes of a manifest that was accepted as node policy says, which is no larger."""
 _UNTYPED = ("", media_types.EMPTY)
 """What registries list that do not know the artifact type of a manifest."""
 
@@ -108,6 +110,20 @@ class ChunkIndexes:
                 if take(published.trust, published.index.find):
                     break
         return FoundIndexes(blobs=found)
+
+    def find_stored(self, client: RepositoryClient, artifact: Digest) -> FoundIndexes:
+        """Return what there is of an artifact whose manifest is in the store.
+
+        Raises:
+            StoreBrokenError: it is not.
+            UnacceptableError: it is none.
+        """
+        subject = f"manifest {artifact}"
+        content = self._content.read(artifact, _LARGEST_STORED)
+        found = manifests.parse(content, "", subject, most_layers=_LARGEST_STORED) if content else None
+        if not isinstance(found, Manifest):
+            raise StoreBrokenError(subject, "is not in the store", "it is fetched with the next volume")
+        return self.find(client, found, artifact)
 
     def published(self, client: RepositoryClient, manifest: Manifest, artifact: Digest) -> PublishedIndex | None:
         """Return the index that comes with an artifact: the one that its manifest names, else one that covers it."""

@@ -22,6 +22,16 @@ class Indexer:
         """Say whether some of `blobs` would have to be read."""
         return any(self._own.find(blob) is None for blob in blobs)
 
+    def keep(self, blob: Descriptor) -> None:
+        """Make the index of a blob that has come whole, for when it comes again.
+
+        Raises:
+            StoreBrokenError: it has rotted, or the store fails.
+            NoSpaceError: the disk is full.
+        """
+        if self._own.find(blob) is None:
+            self._made(blob, Counter(blob.size))
+
     def make(self, blobs: Sequence[Descriptor], progress: Progress) -> ChunkIndex | None:
         """Return the index of `blobs`, of which those that have to be read are in the store.
 

@@ -19,6 +19,7 @@ from csi_oras.lazy.trees import LazyTrees, Listener
 from csi_oras.mount import fuse
 from csi_oras.mount.bind import unbind
 from csi_oras.mount.target import Target
+from csi_oras.oci.descriptor import Descriptor
 from csi_oras.registry.credentials import Credential
 from csi_oras.telemetry.logs import logger
 from csi_oras.transfer.request import LazyArtifact
@@ -60,17 +61,16 @@ class LazyVolumes:
         """Tell `listener` of blobs that are found to be wrong when pods have read some of them."""
         self._trees.listen(listener)
 
-    def available(self) -> bool:
-        """Say whether a volume can be lazy on this node, and log why not."""
+    def hindrance(self) -> str:
+        """Return why no volume can be lazy on this node, or nothing."""
+        if not self._has_started.wait(_START_SECONDS):
+            return "lazy volumes are not served yet"
         try:
-            if not self._has_started.wait(_START_SECONDS):
-                raise StoreBrokenError("lazy volumes", "are not served yet", "see the log of the driver")
             os.close(fuse.open_device())
             self._connect()
         except CsiOrasError as error:
-            logger.warning("a lazy volume is pulled whole", cause=error.message)
-            return False
-        return True
+            return error.message
+        return ""
 
     def attach(self, artifact: LazyArtifact, credential: Credential | None, target: Target, *, noexec: bool) -> None:
         """Show an artifact at `target` whose bytes come when they are read; `credential` is what the volume brought.
@@ -173,6 +173,11 @@ class LazyVolumes:
                 self._end_unless_shown(name)
                 if name in self._devices and name not in held:
                     self._hold(mounter, name)
+
+    def index(self, make: Callable[[Descriptor], object]) -> None:
+        """Have `make` make a chunk index of each blob that has come whole, and had none."""
+        for blob in self._trees.whole():
+            make(blob)
 
     def processes(self) -> int:
         """Count the trees that are served."""

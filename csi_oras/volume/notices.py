@@ -6,6 +6,7 @@ artifact that node policy wants signed and lets through without is one each time
 
 from csi_oras.oci.reference import Reference
 from csi_oras.telemetry.events import Events, Pod, Reason
+from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.progress import Progress, human_size
 from csi_oras.transfer.request import PulledArtifact
 
@@ -38,6 +39,12 @@ class Notices:
         if artifact.warnings:
             text = f"Let through with a warning, as node policy says: {'; '.join(artifact.warnings)}"
             self._events.emit(pod, Reason.NOT_VERIFIED, name, text)
+
+    def not_lazy(self, pod: Pod | None, reference: Reference, cause: str) -> None:
+        """Say that a volume is pulled whole that was to be read while it comes."""
+        name = str(reference)
+        logger.warning("a lazy volume is pulled whole", reference=name, cause=cause)
+        self._events.emit(pod, Reason.NOT_LAZY, name, f"Pulling artifact {name} whole: {cause}")
 
     def corrupt(self, pod: Pod | None, reference: str, digest: str) -> None:
         """Say that the disk has changed what the pod sees."""

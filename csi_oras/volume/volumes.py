@@ -185,7 +185,11 @@ class Volumes:
         raise VolumeNotFoundError(f"volume {_short(volume_id)}", f"is not published at {printable(path, 300)}")
 
     def _pull_request(self, request: PublishRequest) -> PullRequest:
-        return self._wanted.pull(request, lazy=request.attributes.lazy and self._lazy.available())
+        lazy = request.attributes.lazy
+        if lazy and (cause := self._lazy.hindrance()):
+            self._notices.not_lazy(request.owner, request.attributes.reference, cause)
+            lazy = False
+        return self._wanted.pull(request, lazy=lazy)
 
     def _is_published(self, request: PublishRequest, target: Target) -> bool:
         """Say whether the volume is there as asked; a mount whose record is lost is adopted.
