@@ -14,6 +14,7 @@ _MODULES = {
     "store": "store:store",
     "outbox": "outbox:outbox",
     "doctor": "doctor:doctor",
+    "mounter": "mounter:mounter",
     "demo": "serve:demo",
 }
 

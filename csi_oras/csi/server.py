@@ -5,7 +5,6 @@ which is renamed to the endpoint, and only we remove the endpoint, and only whil
 """
 
 import os
-from pathlib import Path
 
 import grpc
 
@@ -14,11 +13,11 @@ from csi_oras.csi.controller import Controller
 from csi_oras.csi.identity import Identity
 from csi_oras.csi.node import Node
 from csi_oras.csi.pb import csi_pb2_grpc
-from csi_oras.errors import InvalidConfigError, printable
+from csi_oras.endpoint import private_path, socket_path
+from csi_oras.errors import InvalidConfigError
 from csi_oras.telemetry.metrics import Metrics
 
-_SCHEME = "unix://"
-_LONGEST_SOCKET_PATH = 107
+__all__ = ["Server", "socket_path"]
 _GRACE_SECONDS = 5.0
 
 
@@ -50,7 +49,7 @@ class Server:
         Raises:
             InvalidConfigError: it cannot be listened on.
         """
-        private = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        private = private_path(self._path)
         previous = os.umask(0o077)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,22 +73,3 @@ class Server:
         except FileNotFoundError:
             pass
         await self._server.stop(_GRACE_SECONDS)
-
-
-def socket_path(endpoint: str) -> Path:
-    """Return the path of an endpoint `unix:///path/name.sock`.
-
-    Raises:
-        InvalidConfigError: it is written otherwise, or too long for a socket.
-    """
-    path = endpoint.removeprefix(_SCHEME).removeprefix("unix:")
-    if not path.startswith("/") or not path.endswith(".sock"):
-        raise InvalidConfigError(
-            f'endpoint "{printable(endpoint, 200)}"',
-            "is not a unix socket",
-            "write it as unix:///path/name.sock",
-        )
-    private = f"{Path(path).parent}/.{Path(path).name}.{os.getpid()}"
-    if len(os.fsencode(private)) > _LONGEST_SOCKET_PATH:
-        raise InvalidConfigError(f"endpoint {path}", "is too long for a unix socket", "choose a shorter directory")
-    return Path(path)

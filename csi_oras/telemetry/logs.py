@@ -3,8 +3,11 @@
 Every value passes the redaction and loses its control characters; nothing else writes to the streams.
 """
 
+import io
 import logging
+import os
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -16,6 +19,16 @@ LONGEST_VALUE = 2000
 """Characters of one value in a log line."""
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Unfailing(io.TextIOBase, TextIO):
+    """Standard error for who must live on when nobody takes what he says: a disk is full, a pipe is closed."""
+
+    def write(self, text: str, /) -> int:
+        """Write, or do not."""
+        with suppress(OSError):
+            os.write(2, text.encode(errors="backslashreplace"))
+        return len(text)
 
 
 def configure(log_format: str, stream: TextIO | None = None, level: int = logging.INFO) -> None:
