@@ -15,6 +15,7 @@ from csi_oras.lazy.blob import Parts, Proof
 from csi_oras.lazy.kept import KeptTrees
 from csi_oras.lazy.server import LazyServer
 from csi_oras.lazy.trees import LazyTrees
+from csi_oras.mount import fuse
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.platform import Platform
 from csi_oras.registry.hosts_dirs import HostsDirectories
@@ -241,7 +242,10 @@ class Application:
             self.metrics.store_bytes.labels("ingest").set(usage.unfinished)
             self.metrics.store_bytes.labels("quarantine").set(usage.quarantined)
         self.metrics.store_artifacts.set(self.catalogue.count())
-        self.metrics.published_volumes.labels("eager").set(self.records.published())
+        lazy = fuse.mounts()
+        self.metrics.published_volumes.labels("lazy").set(len(lazy))
+        self.metrics.published_volumes.labels("eager").set(max(self.records.published() - len(lazy), 0))
+        self.metrics.lazy_processes.set(len({mount.tree for mount in lazy}))
         wishes = self.wishes.count()
         for state in WishState:
             self.metrics.prefetch_artifacts.labels(state).set(wishes[state])
