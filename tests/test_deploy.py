@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 import csi_oras
-from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR
+from csi_oras.app import DEFAULT_DRIVER_NAME, DEFAULT_STATE_DIR, Application
+from csi_oras.cli.mounter import mounter as mounter_command
 from csi_oras.cli.serve import serve
 from csi_oras.config import Policy, parse
 from csi_oras.csi import controller
+from csi_oras.endpoint import socket_path
 from csi_oras.errors import AccessDeniedError
 from csi_oras.in_force import write_back_rules
 from csi_oras.oci.reference import Reference
@@ -45,14 +47,19 @@ def of_kind(kind: str, objects: list[Object] = OBJECTS) -> list[Object]:
     return [found for found in objects if found["kind"] == kind]
 
 
-def pod_of(kind: str) -> Object:
-    (workload,) = of_kind(kind)
-    spec: Object = workload["spec"]["template"]["spec"]
+WORKLOADS = {
+    found["metadata"]["labels"]["app.kubernetes.io/component"]: found
+    for found in of_kind("DaemonSet") + of_kind("Deployment")
+}
+
+
+def pod_of(component: str) -> Object:
+    spec: Object = WORKLOADS[component]["spec"]["template"]["spec"]
     return spec
 
 
-def containers(kind: str) -> dict[str, Object]:
-    return {container["name"]: container for container in pod_of(kind)["containers"]}
+def containers(component: str) -> dict[str, Object]:
+    return {container["name"]: container for container in pod_of(component)["containers"]}
 
 
 def flag(container: Object, name: str) -> str:
@@ -60,8 +67,8 @@ def flag(container: Object, name: str) -> str:
     return str(value)
 
 
-def host_paths() -> dict[str, str]:
-    volumes = pod_of("DaemonSet")["volumes"]
+def host_paths(component: str = "node") -> dict[str, str]:
+    volumes = pod_of(component)["volumes"]
     return {volume["name"]: volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume}
 
 
@@ -70,9 +77,11 @@ def mounted(container: Object) -> dict[str, Object]:
 
 
 ALL_CONTAINERS = {
-    f"{kind}-{name}": container for kind in ("DaemonSet", "Deployment") for name, container in containers(kind).items()
+    f"{component}-{name}": container for component in WORKLOADS for name, container in containers(component).items()
 }
-WORKLOADS = pytest.mark.parametrize("kind", ["DaemonSet", "Deployment"])
+DRIVERS = ("node", "controller")
+EACH_DRIVER = pytest.mark.parametrize("component", DRIVERS)
+EACH_WORKLOAD = pytest.mark.parametrize("component", WORKLOADS)
 
 
 def test_kustomization_names_every_manifest_beside_it() -> None:
@@ -80,23 +89,23 @@ def test_kustomization_names_every_manifest_beside_it() -> None:
     assert named == {path.name for path in BASE.glob("*.yaml")}
 
 
-@WORKLOADS
-def test_driver_arguments_are_understood_by_serve(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    container = containers(kind)["csi-oras"]
+@EACH_DRIVER
+def test_driver_arguments_are_understood_by_serve(component: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = containers(component)["csi-oras"]
     for variable in container.get("env", []):
         monkeypatch.setenv(variable["name"], "node-1")
     command, *arguments = container["args"]
     settings = serve.make_context(command, arguments).params
     assert command == serve.name
-    assert settings["mode"] == {"DaemonSet": "node", "Deployment": "controller"}[kind]
-    assert settings["node_id"] == {"DaemonSet": "node-1", "Deployment": ""}[kind]
+    assert settings["mode"] == component
+    assert settings["node_id"] == {"node": "node-1", "controller": ""}[component]
     assert settings["state_dir"] == DEFAULT_STATE_DIR
     assert str(settings["config_file"]) == f"{mounted(container)['policy']['mountPath']}/policy.yaml"
 
 
 def test_driver_name_is_the_same_everywhere() -> None:
     names = [found["metadata"]["name"] for found in of_kind("CSIDriver")]
-    names += [flag(containers(kind)["csi-oras"], "driver-name") for kind in ("DaemonSet", "Deployment")]
+    names += [flag(containers(component)["csi-oras"], "driver-name") for component in DRIVERS]
     names += [Path(host_paths()["plugin"]).name]
     for objects in (OBJECTS, *map(read, EXAMPLES)):
         names += [found["provisioner"] for found in of_kind("StorageClass", objects)]
@@ -106,18 +115,18 @@ def test_driver_name_is_the_same_everywhere() -> None:
     assert set(names) == {DEFAULT_DRIVER_NAME}
 
 
-@WORKLOADS
-def test_sidecars_connect_to_the_socket_of_the_driver(kind: str) -> None:
-    driver, *sidecars = containers(kind).values()
+@EACH_DRIVER
+def test_sidecars_connect_to_the_socket_of_the_driver(component: str) -> None:
+    driver, *sidecars = containers(component).values()
     for sidecar in sidecars:
         assert f"unix://{flag(sidecar, 'csi-address')}" == flag(driver, "endpoint")
         assert {mount["mountPath"] for mount in sidecar["volumeMounts"]} >= {"/csi"}
 
 
 def test_kubelet_paths_are_those_of_the_host() -> None:
-    driver, paths = containers("DaemonSet")["csi-oras"], host_paths()
+    driver, paths = containers("node")["csi-oras"], host_paths()
     kubelet = flag(driver, "kubelet-dir")
-    registration = flag(containers("DaemonSet")["node-driver-registrar"], "kubelet-registration-path")
+    registration = flag(containers("node")["node-driver-registrar"], "kubelet-registration-path")
     assert registration == f"{paths['plugin']}/{Path(flag(driver, 'endpoint')).name}"
     assert paths["registration"] == f"{kubelet}/plugins_registry"
     assert paths["pods"] == f"{kubelet}/pods" == mounted(driver)["pods"]["mountPath"]
@@ -127,19 +136,20 @@ def test_kubelet_paths_are_those_of_the_host() -> None:
 def test_ports_are_those_that_are_listened_on_and_all_different() -> None:
     seen: list[int] = []
     listened = {
-        ("DaemonSet", "metrics"): flag(containers("DaemonSet")["csi-oras"], "metrics-address"),
-        ("DaemonSet", "healthz"): flag(containers("DaemonSet")["livenessprobe"], "http-endpoint"),
-        ("DaemonSet", "registration"): flag(containers("DaemonSet")["node-driver-registrar"], "http-endpoint"),
-        ("Deployment", "metrics"): flag(containers("Deployment")["csi-oras"], "metrics-address"),
-        ("Deployment", "leader"): flag(containers("Deployment")["csi-provisioner"], "http-endpoint"),
+        ("node", "metrics"): flag(containers("node")["csi-oras"], "metrics-address"),
+        ("node", "healthz"): flag(containers("node")["livenessprobe"], "http-endpoint"),
+        ("node", "registration"): flag(containers("node")["node-driver-registrar"], "http-endpoint"),
+        ("controller", "metrics"): flag(containers("controller")["csi-oras"], "metrics-address"),
+        ("controller", "leader"): flag(containers("controller")["csi-provisioner"], "http-endpoint"),
     }
-    for kind in ("DaemonSet", "Deployment"):
-        ports = {port["name"]: port["containerPort"] for c in containers(kind).values() for port in c.get("ports", [])}
+    for component in DRIVERS:
+        found = list(containers(component).values())
+        ports = {port["name"]: port["containerPort"] for container in found for port in container.get("ports", [])}
         for name, port in ports.items():
-            assert listened[kind, name].rpartition(":")[2] == str(port)
-        annotations = of_kind(kind)[0]["spec"]["template"]["metadata"]["annotations"]
+            assert listened[component, name].rpartition(":")[2] == str(port)
+        annotations = WORKLOADS[component]["spec"]["template"]["metadata"]["annotations"]
         assert annotations["prometheus.io/port"] == str(ports["metrics"])
-        probes = [c[key] for c in containers(kind).values() for key in c if key.endswith("Probe")]
+        probes = [container[key] for container in found for key in container if key.endswith("Probe")]
         assert {probe["httpGet"]["port"] for probe in probes} <= set(ports)
         seen += ports.values()
     assert len(seen) == len(set(seen)) == len(listened)
@@ -159,13 +169,45 @@ def test_csidriver_is_as_the_driver_needs_it() -> None:
 
 
 def test_daemonset_never_runs_two_drivers_on_a_node() -> None:
-    (found,) = of_kind("DaemonSet")
-    assert found["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
-    assert found["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"]
+    update = WORKLOADS["node"]["spec"]["updateStrategy"]["rollingUpdate"]
+    assert update["maxSurge"] == 0
+    assert update["maxUnavailable"]
+
+
+def test_driver_finds_the_mounter_and_the_mounter_the_plans_of_the_driver(tmp_path: Path) -> None:
+    driver, mounter = containers("node")["csi-oras"], containers("mounter")["mounter"]
+    command, *arguments = mounter["args"]
+    settings = mounter_command.make_context(command, arguments).params
+    assert command == mounter_command.name
+    assert settings["endpoint"] == flag(driver, "mounter")
+    assert str(settings["state_dir"]) == flag(driver, "state-dir")
+    socket, theirs, ours = socket_path(settings["endpoint"]).parent, host_paths("mounter"), host_paths()
+    assert str(socket) == theirs["socket"] == ours["mounter"] == mounted(mounter)["socket"]["mountPath"]
+    assert mounted(driver)["mounter"]["mountPath"] == str(socket)
+    app = Application(tmp_path, Policy())
+    try:
+        plans = app.lazy_trees(lambda *_: None).kept.socket.parent.relative_to(tmp_path)
+    finally:
+        app.close()
+    assert theirs["plans"] == f"{ours['state']}/{plans}" == mounted(mounter)["plans"]["mountPath"]
+
+
+def test_mounter_is_wherever_the_driver_is_and_replaced_by_hand_alone() -> None:
+    assert WORKLOADS["mounter"]["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    for key in ("nodeSelector", "tolerations", "priorityClassName"):
+        assert pod_of("mounter")[key] == pod_of("node")[key]
+
+
+def test_mounter_has_no_device_no_store_and_nothing_that_restarts_it() -> None:
+    (container,) = containers("mounter").values()
+    assert set(mounted(container)) == set(host_paths("mounter")) == {"socket", "plans"}
+    assert mounted(container)["plans"]["readOnly"] is True
+    assert not [key for key in container if key.endswith("Probe")]
+    assert pod_of("mounter")["serviceAccountName"] not in [b["subjects"][0]["name"] for b in bindings()]
 
 
 def test_provisioner_waits_longer_than_the_driver_for_a_registry() -> None:
-    provisioner = containers("Deployment")["csi-provisioner"]
+    provisioner = containers("controller")["csi-provisioner"]
     assert int(flag(provisioner, "timeout").removesuffix("s")) > controller._PATIENCE_SECONDS
     assert {"--extra-create-metadata", "--leader-election"} <= set(provisioner["args"])
 
@@ -224,11 +266,11 @@ def test_secret_of_the_example_is_a_credential() -> None:
         assert found.username == "example-user"
 
 
-@WORKLOADS
-def test_image_has_the_version_of_the_project(kind: str) -> None:
-    images = {name: container["image"] for name, container in containers(kind).items()}
-    assert images.pop("csi-oras") == f"ghcr.io/csi-oras/csi-oras:{csi_oras.__version__}"
-    for image in images.values():
+@EACH_WORKLOAD
+def test_image_has_the_version_of_the_project(component: str) -> None:
+    own, *others = [container["image"] for container in containers(component).values()]
+    assert own == f"ghcr.io/csi-oras/csi-oras:{csi_oras.__version__}"
+    for image in others:
         assert re.fullmatch(r"registry\.k8s\.io/sig-storage/[a-z-]+:v\d+\.\d+\.\d+", image)
 
 
@@ -237,7 +279,7 @@ def test_only_the_container_that_mounts_is_privileged() -> None:
     propagating = [
         c for c in ALL_CONTAINERS.values() if any("mountPropagation" in mount for mount in c["volumeMounts"])
     ]
-    assert privileged == propagating == [containers("DaemonSet")["csi-oras"]]
+    assert privileged == propagating == [containers("node")["csi-oras"]]
     assert mounted(privileged[0])["pods"]["mountPropagation"] == "Bidirectional"
 
 
@@ -251,39 +293,37 @@ def test_container_has_no_power_that_it_does_not_need(container: Object) -> None
         assert security["allowPrivilegeEscalation"] is False
 
 
-@WORKLOADS
-def test_pod_shares_nothing_with_its_node_that_it_does_not_need(kind: str) -> None:
-    pod = pod_of(kind)
+@EACH_WORKLOAD
+def test_pod_shares_nothing_with_its_node_that_it_does_not_need(component: str) -> None:
+    pod = pod_of(component)
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    if kind == "Deployment":
+    if component == "controller":
         assert pod["securityContext"]["runAsNonRoot"] is True
-        assert [volume["name"] for volume in pod["volumes"] if "hostPath" in volume] == ["hosts"]
-        assert mounted(containers(kind)["csi-oras"])["hosts"]["readOnly"] is True
+        assert set(host_paths(component)) == {"hosts"}
+        assert mounted(containers(component)["csi-oras"])["hosts"]["readOnly"] is True
 
 
 def test_only_the_provisioner_and_the_driver_of_a_node_have_a_token() -> None:
     assert all(account["automountServiceAccountToken"] is False for account in of_kind("ServiceAccount"))
-    assert all(pod_of(kind)["automountServiceAccountToken"] is False for kind in ("DaemonSet", "Deployment"))
-    projected = [
-        (kind, v["name"]) for kind in ("DaemonSet", "Deployment") for v in pod_of(kind)["volumes"] if "projected" in v
-    ]
-    assert projected == [("DaemonSet", "token"), ("Deployment", "token")]
-    for kind, name in (("DaemonSet", "csi-oras"), ("Deployment", "csi-provisioner")):
-        assert [n for n, c in containers(kind).items() if "token" in mounted(c)] == [name]
+    assert all(pod_of(component)["automountServiceAccountToken"] is False for component in WORKLOADS)
+    projected = {(name, v["name"]) for name in WORKLOADS for v in pod_of(name)["volumes"] if "projected" in v}
+    assert projected == {("node", "token"), ("controller", "token")}
+    for component, name in (("node", "csi-oras"), ("controller", "csi-provisioner")):
+        assert [n for n, c in containers(component).items() if "token" in mounted(c)] == [name]
 
 
 def test_token_of_the_node_is_where_the_driver_looks_for_it() -> None:
-    driver = containers("DaemonSet")["csi-oras"]
+    driver = containers("node")["csi-oras"]
     (directory,) = (option.default for option in serve.params if option.name == "service_account_dir")
     assert mounted(driver)["token"]["mountPath"] == str(directory)
-    (sources,) = (v["projected"]["sources"] for v in pod_of("DaemonSet")["volumes"] if v["name"] == "token")
+    (sources,) = (v["projected"]["sources"] for v in pod_of("node")["volumes"] if v["name"] == "token")
     items = [item for source in sources for part in source.values() for item in part.get("items", [part])]
     assert {item["path"] for item in items} == {"token", "ca.crt", "namespace"}
 
 
 def test_node_may_create_events_and_nothing_else() -> None:
-    account = pod_of("DaemonSet")["serviceAccountName"]
+    account = pod_of("node")["serviceAccountName"]
     bound = [b["roleRef"]["name"] for b in bindings() if b["subjects"][0]["name"] == account]
     rules = [role["rules"] for role in of_kind("ClusterRole") if role["metadata"]["name"] in bound]
     assert rules == [[{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]]
@@ -306,7 +346,7 @@ def bindings() -> list[Object]:
 
 
 def test_role_is_bound_to_the_account_of_its_name_alone() -> None:
-    accounts = {pod_of(kind)["serviceAccountName"] for kind in ("DaemonSet", "Deployment")}
+    accounts = {pod_of(component)["serviceAccountName"] for component in DRIVERS}
     assert {binding["roleRef"]["name"] for binding in bindings()} == accounts
     for binding in bindings():
         assert [subject["name"] for subject in binding["subjects"]] == [binding["roleRef"]["name"]]
@@ -334,11 +374,10 @@ def test_component_names_every_manifest_beside_it() -> None:
 
 def test_component_gives_the_driver_its_flag() -> None:
     (patch,) = LABELS["patches"]
-    (workload,) = of_kind("DaemonSet")
-    assert patch["target"] == {"kind": "DaemonSet", "name": workload["metadata"]["name"]}
+    assert patch["target"] == {"kind": "DaemonSet", "name": WORKLOADS["node"]["metadata"]["name"]}
     test, add = yaml.safe_load(patch["patch"])
-    assert (test["op"], test["value"]) == ("test", pod_of("DaemonSet")["containers"][0]["name"])
-    arguments = [*containers("DaemonSet")["csi-oras"]["args"][1:], "--node-id=node-1"]
+    assert (test["op"], test["value"]) == ("test", pod_of("node")["containers"][0]["name"])
+    arguments = [*containers("node")["csi-oras"]["args"][1:], "--node-id=node-1"]
     assert serve.make_context("serve", list(arguments)).params["label_node"] is False
     assert serve.make_context("serve", [*arguments, add["value"]]).params["label_node"] is True
 
@@ -347,7 +386,7 @@ def test_component_allows_the_driver_to_patch_nodes_and_no_more() -> None:
     (role,), (binding,) = of_kind("ClusterRole", LABELLING), of_kind("ClusterRoleBinding", LABELLING)
     assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert [s["name"] for s in binding["subjects"]] == [pod_of("DaemonSet")["serviceAccountName"]]
+    assert [s["name"] for s in binding["subjects"]] == [pod_of("node")["serviceAccountName"]]
 
 
 def test_admission_holds_for_the_account_that_may_patch_nodes_and_for_our_prefix() -> None:
