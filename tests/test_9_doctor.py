@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 
 from csi_oras.cli.doctor import doctor as doctor_command
 from csi_oras.cli.serve import serve
-from csi_oras.doctor import check
+from csi_oras.doctor import check, lazy
 from csi_oras.store.database import Database
 from csi_oras.store.paths import StatePaths
 from tests.support.artifacts import Layer, Pusher
@@ -323,3 +324,65 @@ def test_check_that_meets_an_error_fails_in_its_words() -> None:
         check.State.FAILED,
         "/absent cannot be looked at (No such file or directory)",
     )
+
+
+# -- lazy volumes
+
+
+def of_fuse(release: str, sysctls: Path) -> list[str]:
+    return [f"{found.state} {found.message}" for found in lazy.check_fuse(release, sysctls)]
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize(
+    ("release", "said"),
+    [
+        ("6.9.0-rc1+", "ok"),
+        ("10.0", "ok"),
+        ("6.8.12-amd64", "warning Linux 6.8.12-amd64 does not repeat"),
+        ("5.15.0-generic", "warning Linux 5.15.0-generic cannot show one FUSE file system twice"),
+    ],
+)
+def test_kernel_that_repeats_no_requests_is_warned_of(release: str, said: str, tmp_path: Path) -> None:
+    (found,) = of_fuse(release, tmp_path)
+    assert found.startswith(said)
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("name", ["default_request_timeout", "max_request_timeout"])
+def test_timeout_of_fuse_that_is_set_is_warned_of(name: str, tmp_path: Path) -> None:
+    for other in ("default_request_timeout", "max_request_timeout", "max_pages_limit"):
+        (tmp_path / other).write_text("0\n" if other != "max_pages_limit" else "256\n")
+    assert [found.split()[0] for found in of_fuse("6.18.0", tmp_path)] == ["ok"]
+    (tmp_path / name).write_text("30\n")
+    (found,) = of_fuse("6.18.0", tmp_path)
+    assert found.startswith(f"warning sysctl fs.fuse.{name} is 30")
+
+
+def test_mounter_that_is_named_and_not_there_is_warned_of(node: Path) -> None:
+    found = examine(node, "", "--mounter", f"unix://{node}/mounter.sock")
+    assert (found.code, found.states("mounter")) == (0, ["warning"])
+    assert f"{node}/mounter.sock is not there" in found.said("mounter")
+
+
+@pytest.mark.needs("root", "fuse")
+@pytest.mark.parametrize("named", [True, False])
+def test_mounter_that_runs_is_asked_what_it_holds(node: Path, short_path: Path, *, named: bool) -> None:
+    place = short_path if named else node / "state"
+    endpoint = f"unix://{place}/mounter.sock"
+    with running_mounter(endpoint, node / "state"):
+        found = examine(node, "", *(("--mounter", endpoint) if named else ()))
+    assert found.states("mounter") == ["ok"]
+    assert "holds lazy trees: 0" in found.said("mounter")
+
+
+@contextmanager
+def running_mounter(endpoint: str, state: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "csi_oras", "mounter", "--endpoint", endpoint, "--state-dir", str(state)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            assert "holds lazy volumes" in process.stderr.readline()
+            yield
+        finally:
+            process.terminate()

@@ -25,10 +25,11 @@ from csi_oras.cli.options import (
     store_options,
 )
 from csi_oras.cli.output import console
-from csi_oras.doctor import node, reference, settings, state
+from csi_oras.doctor import lazy, node, reference, settings, state
 from csi_oras.doctor.check import Check, Finding, State, run
 from csi_oras.doctor.node import NodeSettings
 from csi_oras.doctor.reference import Inquiry
+from csi_oras.endpoint import socket_path
 from csi_oras.oci.platform import Platform
 from csi_oras.oci.reference import Reference
 from csi_oras.registry.keychain import Found
@@ -48,6 +49,9 @@ _SOCKET_IN_CONTAINER = Path("/csi/csi.sock")
     "--endpoint", envvar="CSI_ENDPOINT", default="",
     help="The driver's socket; by default where the kubelet expects it.  [env: CSI_ENDPOINT]",
 )  # fmt: skip
+@click.option(
+    "--mounter", default="", help="unix:///path/mounter.sock; by default where the manifests or the driver have it."
+)
 @metrics_address_option
 @reports_errors
 def doctor(wanted: str | None, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
@@ -78,7 +82,15 @@ def _node(policy: config.Policy | None, options: dict[str, Any]) -> tuple[Check,
         metrics_address=options["metrics_address"],
     )
     named = settings.examinations(policy) if policy else {}
-    return run({**named, **state.examinations(options["state_dir"]), **node.examinations(node_settings)})
+    state_dir, mounter = options["state_dir"], options["mounter"]
+    return run(
+        {
+            **named,
+            **state.examinations(state_dir),
+            **node.examinations(node_settings),
+            **lazy.examinations(socket_path(mounter) if mounter else None, state_dir),
+        }
+    )
 
 
 def _usual_endpoint(kubelet: Path) -> str:

@@ -19,7 +19,6 @@ _ANSWER_SECONDS = 5.0
 _LONGEST_ANSWER = 4096
 _CAP_SYS_ADMIN = 1 << 21
 _OK = 200
-_FUSE = Path("/dev/fuse")
 _CLOCK_REMEDY = "set the clock: certificates and tokens are judged by it"
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (where a server listens)
 
@@ -38,7 +37,6 @@ def examinations(node: NodeSettings) -> Mapping[str, Examination]:
     return {
         "kernel": check_kernel,
         "privileges": check_privileges,
-        "fuse": check_fuse,
         "clock": check_clock,
         "kubelet directory": lambda: check_kubelet(node.kubelet_dir),
         "driver": lambda: check_driver(node),
@@ -75,17 +73,6 @@ def check_privileges() -> Iterator[Check]:
     else:
         message = "this process may not mount, so it is not told what the driver is"
         yield Check.warning("privileges", message, "run the doctor as root, on the node or in the driver's container")
-
-
-def check_fuse() -> Iterator[Check]:
-    """Look for FUSE."""
-    try:
-        os.close(os.open(_FUSE, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        message = f"{_FUSE} cannot be opened ({error.strerror}): lazy volumes need it, all others do not"
-        yield Check.warning("fuse", message, "load the kernel module fuse, or mount the device into the container")
-    else:
-        yield Check.ok("fuse", f"{_FUSE} can be opened")
 
 
 def check_clock() -> Iterator[Check]:
