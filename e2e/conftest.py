@@ -33,7 +33,7 @@ from pathlib import Path
 import pytest
 
 from e2e import manifests
-from e2e.cluster import apply, delete, get, kubectl, roll_out, wait_ready
+from e2e.cluster import SECONDS, apply, delete, eventually, get, kubectl, roll_out, wait_ready
 from e2e.manifests import NAMESPACE, SYSTEM, WRITTEN, Settings
 
 FILES = {
@@ -65,6 +65,7 @@ def driver(settings: Settings) -> Iterator[str]:
         apply(text)
         roll_out("daemonset/csi-oras-node", SYSTEM)
         roll_out("deployment/csi-oras-controller", SYSTEM)
+        wait_for_mounter()
         yield text
     finally:
         delete(text)
@@ -100,8 +101,7 @@ def written(settings: Settings, driver: str) -> Iterator[str]:  # noqa: ARG001 (
 def artifact(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An artifact of FILES in the registry, which the examples name."""
     reference = f"{settings.registry}/examples/model:v1"
-    config = os.environ.get("CSI_ORAS_E2E_REGISTRY_CONFIG")
-    push(reference, tmp_path_factory.mktemp("artifact"), *(["--registry-config", config] if config else []))
+    push(reference, tmp_path_factory.mktemp("artifact"))
     return reference
 
 
@@ -121,6 +121,18 @@ def pods(settings: Settings, namespace: str, artifact: str) -> Iterator[dict[str
             delete(text, namespace)
 
 
+def wait_for_mounter() -> None:
+    """Wait until the mounter runs on each node; there is no rollout of what is replaced by hand."""
+
+    def runs_everywhere() -> bool:
+        found = get("daemonset", "csi-oras-mounter", namespace=SYSTEM)
+        status = found["status"]
+        is_seen = status.get("observedGeneration") == found["metadata"]["generation"]
+        return bool(is_seen and 0 < status["desiredNumberScheduled"] == status.get("numberReady"))
+
+    eventually(runs_everywhere, "the mounter runs on each node", seconds=SECONDS)
+
+
 def write_files(directory: Path) -> None:
     """Write FILES."""
     for name, content in FILES.items():
@@ -131,6 +143,14 @@ def write_files(directory: Path) -> None:
 def push(reference: str, directory: Path, *options: str, password: str = "") -> None:
     """Push FILES with the project's own command."""
     write_files(directory)
-    command = [sys.executable, "-m", "csi_oras", "push", reference, *sorted({name.split("/")[0] for name in FILES})]
+    push_directory(reference, directory, *sorted({name.split("/")[0] for name in FILES}), *options, password=password)
+
+
+def push_directory(reference: str, directory: Path, *arguments: str, password: str = "") -> None:
+    """Push what is in a directory with the project's own command, and the credential that the suite has."""
+    config = os.environ.get("CSI_ORAS_E2E_REGISTRY_CONFIG")
+    if config and not password:
+        arguments += ("--registry-config", config)
+    command = [sys.executable, "-m", "csi_oras", "push", reference, *arguments]
     state = ["--state-dir", str(directory.with_name(f"{directory.name}-state"))]
-    subprocess.run([*command, *state, *options], cwd=directory, input=password, text=True, check=True, timeout=120)
+    subprocess.run([*command, *state], cwd=directory, input=password, text=True, check=True, timeout=120)

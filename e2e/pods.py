@@ -19,7 +19,12 @@ def contents(pod: str) -> dict[str, str]:
 
 def driver_pods() -> list[str]:
     """Return the pods of the DaemonSet."""
-    found = get("pods", "--selector", "app.kubernetes.io/component=node", namespace=SYSTEM)
+    return pods_of("node")
+
+
+def pods_of(component: str) -> list[str]:
+    """Return the pods of the driver, on nodes or as controller, or of the mounter."""
+    found = get("pods", "--selector", f"app.kubernetes.io/component={component}", namespace=SYSTEM)
     return [pod["metadata"]["name"] for pod in found["items"]]
 
 
