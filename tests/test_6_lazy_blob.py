@@ -197,6 +197,16 @@ def test_tree_is_served_on_by_the_next_process(lazies: Lazies, fake: FakeRegistr
     assert read(found.show(DIGEST, 4, 9, 0), 4, 9) == LARGE[4:9]
 
 
+@pytest.mark.parametrize("password", ["", "another"])
+def test_pull_of_what_is_read_is_the_same_fetch(lazies: Lazies, fake: FakeRegistry, password: str) -> None:
+    reference = model(fake)
+    tree = lazies.open(reference, index_of(LARGE))
+    read(tree.show(DIGEST, 7 * MIB, 7 * MIB + 1, 0), 7 * MIB, 7 * MIB + 1)
+    assert lazies.pull(reference, password).path.joinpath("f0").read_bytes() == LARGE
+    proofs = [(start, end) for start, end in ranges(fake) if end - start < MIB]  # of who came with another credential
+    assert sum(end - start for start, end in ranges(fake) if (start, end) not in proofs) == len(LARGE)
+
+
 def _is_at(request: Request, start: int) -> bool:
     return request.headers.get("Range", "").startswith(f"bytes={start}-")
 

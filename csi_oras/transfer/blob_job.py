@@ -5,6 +5,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.reference import Repository
 from csi_oras.telemetry.progress import Counter
 from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.ranges import RangedFetch
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 class BlobJob:
     """A blob that is being fetched for all who want it from one repository with one credential."""
 
-    def __init__(self, key: Hashable, blob: Descriptor) -> None:
+    def __init__(self, key: Hashable, blob: Descriptor, repository: Repository) -> None:
         self.key = key
         self.blob = blob
+        self.repository = repository
         self.counter = Counter(blob.size)
         self.askers: dict[Asker, Future[bool]] = {}
         self.is_begun = False

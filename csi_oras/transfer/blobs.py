@@ -111,7 +111,7 @@ class BlobFetcher:
         # the size, too: of two manifests of a repository, one may be wrong about it
         key = (asker.repository, asker.holder, blob.digest, blob.size)
         with self._lock:
-            job = self._jobs.setdefault(key, BlobJob(key, blob))
+            job = self._jobs.setdefault(key, BlobJob(key, blob, asker.repository))
             done = job.askers.setdefault(asker, Future())
         if not job.is_begun:
             turns = self._small if blob.size <= self._limits.range_bytes else large
@@ -209,6 +209,7 @@ class BlobFetcher:
             del self._jobs[job.key]
 
     def _fetch(self, job: BlobJob, asker: Asker, limits: Limits) -> Future[None] | bool:
+        self._press(job, asker)
         with suppress(_OvertakenError):
             ingest = self._content.ingest(job.blob, asker.client.source, partial(self._check, job))
             if ingest is None:
@@ -226,6 +227,14 @@ class BlobFetcher:
             return self._fetch_large(job, asker, transfer, limits)
         job.counter.finish()
         return False
+
+    def _press(self, job: BlobJob, asker: Asker) -> None:
+        """Have whoever works on the same blob in the background make as much haste as we would."""
+        with self._lock:
+            for other in self._jobs.values():
+                is_same = (other.blob, other.repository) == (job.blob, asker.repository)
+                if is_same and other is not job and other.wait_opened(0):
+                    other.rivals.append(job)
 
     def _fetch_small(self, job: BlobJob, asker: Asker, transfer: Transfer) -> Future[None]:
         ingest = transfer.ingest

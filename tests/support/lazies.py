@@ -1,6 +1,7 @@
 """Lazy trees of this process: an application that shows bytes of artifacts which are not local, without any mount."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from csi_oras import config
@@ -10,8 +11,11 @@ from csi_oras.lazy.tree import LazyTree
 from csi_oras.oci.chunk_index import BlobIndex, ChunkHasher, ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.transfer.request import LazyArtifact, PullRequest
+from csi_oras.registry.credentials import Credential
+from csi_oras.telemetry.secrets import Secret
+from csi_oras.transfer.request import LazyArtifact, PulledArtifact, PullRequest
 from csi_oras.volume import attributes
+from tests.support.planted import planted
 
 MIB = 1 << 20
 
@@ -26,20 +30,30 @@ class Lazies:
         self.proofs: list[Proof] = []
         self.trees = self.app.lazy_trees(lambda _, proof: self.proofs.append(proof))
 
-    def artifact(self, reference: str, index: ChunkIndex | None = None, *, is_hint: bool = False) -> LazyArtifact:
-        """Ask what `reference` means, and what a lazy tree of it is."""
+    def pull(self, reference: str, password: str = "") -> PulledArtifact:
+        """Pull an artifact as a volume does that is not lazy, with a credential of its own or none."""
+        credential = (
+            Credential(username="user", password=Secret(planted(password)), source="test") if password else None
+        )
+        return self.app.puller.start(replace(self._request(reference), credential=credential)).future.result(60)
+
+    def _request(self, reference: str) -> PullRequest:
         wanted = attributes.parse({"reference": reference}, {})
-        request = PullRequest(
+        return PullRequest(
             reference=wanted.reference,
             platform=self.app.platform,
             selection=wanted.selection,
             policy=wanted.pull_policy,
             credential=None,
         )
+
+    def artifact(self, reference: str, index: ChunkIndex | None = None, *, is_hint: bool = False) -> LazyArtifact:
+        """Ask what `reference` means, and what a lazy tree of it is."""
+        request = self._request(reference)
         planned = self.app.puller.plan(request)
-        _, holder = self.app.puller.connect(wanted.reference.repository, None)
+        _, holder = self.app.puller.connect(request.reference.repository, None)
         return LazyArtifact(
-            reference=wanted.reference.pinned(planned.artifact.root),
+            reference=request.reference.pinned(planned.artifact.root),
             artifact=planned.artifact.digest,
             plan=planned.plan,
             holder=holder,
