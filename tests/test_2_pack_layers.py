@@ -14,9 +14,10 @@ from csi_oras.pack.found import Change, Kept, Whiteout
 from csi_oras.pack.layers import LARGE_BYTES, LayerPlan, PackedDirectory, Reused, WholeFile, plan_layers
 from csi_oras.pack.merge import merge
 from tests.support.artifacts import FILE_TYPE, Layer, files, sha256
-from tests.support.changes import BASE, UPPER, a_directory, a_file, a_link, at
+from tests.support.changes import BASE, UPPER, a_directory, a_file, a_link, at, listed
 from tests.support.planning import artifact, planned
 
+EVERYTHING = Selection()
 TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 MODE = "land.oras.csi.mode"
 
@@ -26,10 +27,16 @@ def packed(title: str, content: bytes = b"tar") -> Layer:
 
 
 def layers(
-    base: Sequence[Layer], tree: list[Change], written: list[Change], most_files: int = 100, **selected: Any
+    base: Sequence[Layer],
+    tree: list[Change],
+    written: list[Change],
+    most_files: int = 100,
+    pushed: Selection = EVERYTHING,
+    **selected: Any,
 ) -> list[LayerPlan]:
     plan = planned(artifact(base), **selected) if base else Plan()
-    return plan_layers(merge(tree, written, Selection()), plan, most_files)
+    merged = merge(listed(tree, BASE), listed(written, UPPER), pushed)
+    return plan_layers(merged, plan, most_files)
 
 
 def told(found: list[LayerPlan]) -> list[str]:
@@ -205,6 +212,23 @@ PACKED = [packed("d"), *files(f=b"1")]
 )  # fmt: skip
 def test_packed_directory_is_reused_unless_something_of_it_is_lost(written: list[Change], expected: list[str]) -> None:
     assert told(layers(PACKED, TREE, written)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("f", ["reused d"]), ("x", ["reused d", "reused f"]), ("d", ["reused f"]), ("d/e", ["packed d: d/a", "reused f"]),
+     ("d/*", ["packed d: d", "reused f"])],
+)  # fmt: skip
+def test_layer_is_reused_if_all_of_it_is_selected(pattern: str, expected: list[str]) -> None:
+    selection = Selection(exclude=(Glob.parse(pattern),))
+    assert told(layers(PACKED, TREE, [at("x", a_file(UPPER))] if pattern == "x" else [], pushed=selection)) == expected
+
+
+def test_layers_below_a_directory_that_nobody_looked_into_are_not_reused() -> None:
+    base = [*PACKED, Layer(content=b"1", title="d/e/x"), *files(g=b"2")]
+    tree = [at("d", a_directory(BASE)), at("f", a_file(BASE)), at("g", a_file(BASE))]
+    found = layers(base, tree, [], pushed=Selection(include=(Glob.parse("f"),)))
+    assert told(found) == ["reused f"]
 
 
 def test_packed_directories_that_overlap_are_reused_together_or_not_at_all() -> None:

@@ -56,7 +56,7 @@ def test_merge_shows_what_overlayfs_shows(written: list[Change], expected: dict[
         ([at("x", Whiteout())], False, set()),
         ([at("d", a_directory(UPPER)), at("d/c", a_file(UPPER))], True, set()),
         ([at("d", a_directory(UPPER)), at("d/a", a_file(UPPER))], True, {("d", "a")}),
-        ([at("d", Whiteout())], True, {("d",), ("d", "a"), ("d", "b")}),
+        ([at("d", Whiteout())], True, {("d",)}),
     ],
     ids=["nothing", "copied up", "whiteout of nothing", "added", "changed", "deleted"],
 )
@@ -68,31 +68,67 @@ def test_merge_tells_what_the_base_has_lost(written: list[Change], is_changed: b
 @pytest.mark.parametrize(
     ("globs", "written", "expected"),
     [
-        ({"exclude": "d/a"}, [at("d", a_directory(UPPER)), at("d/a", a_file(UPPER))], {"d/a": "base", "d/b": "base"}),
-        ({"exclude": "d/a"}, [at("d", Whiteout())], {"d/a": "base"}),
-        ({"exclude": "d/a"}, [at("d", opaque()), at("d/c", a_file(UPPER))], {"d/a": "base", "d/c": "upper"}),
+        ({"exclude": "d/a"}, [], {"d/b": "base"}),
+        ({"exclude": "d/a"}, [at("d", a_directory(UPPER)), at("d/a", a_file(UPPER))], {"d/b": "base"}),
+        ({"exclude": "d/a"}, [at("d", Whiteout())], {}),
+        ({"exclude": "d/a"}, [at("d", opaque()), at("d/c", a_file(UPPER))], {"d/c": "upper"}),
         ({"exclude": "d/a"}, [at("d", a_file(UPPER))], {"d": "upper"}),
-        ({"exclude": "d"}, [at("d", Whiteout()), at("e", a_file(UPPER))], {"d/a": "base", "d/b": "base", "e": "upper"}),
-        ({"include": "e"}, [at("d", Whiteout()), at("e", a_file(UPPER))], {"d/a": "base", "d/b": "base", "e": "upper"}),
-        ({"include": "d/**"}, [at("d", a_file(UPPER))], {"d": "base"}),
-        ({"include": "**/c"}, [at("x", a_directory(UPPER)), at("x/c", a_file(UPPER)), at("x/y", a_file(UPPER))],
-         {"d/a": "base", "d/b": "base", "x/c": "upper"}),
-        ({"include": "*.txt"}, [at("x", a_directory(UPPER)), at("x/y", a_file(UPPER))], {"d/a": "base", "d/b": "base"}),
+        ({"exclude": "d"}, [at("e", a_file(UPPER))], {"e": "upper"}),
+        ({"exclude": "d/*"}, [], {"d": "base"}),
+        ({"exclude": "d/*"}, [at("d", Whiteout())], {}),
+        ({"include": "e"}, [at("e", a_file(UPPER))], {"e": "upper"}),
+        ({"include": "d/**"}, [at("d", a_file(UPPER))], {}),
+        ({"include": "**/a"}, [at("x", a_directory(UPPER)), at("x/a", a_file(UPPER)), at("x/y", a_file(UPPER))],
+         {"d/a": "base", "x/a": "upper"}),
+        ({"include": "*.txt"}, [at("x", a_directory(UPPER)), at("x/y", a_file(UPPER))], {}),
         ({"include": "d/a/**"},
-         [at("d", a_directory(UPPER)), at("d/a", a_directory(UPPER)), at("d/a/x", a_file(UPPER))],
-         {"d/a/x": "upper", "d/b": "base"}),
+         [at("d", a_directory(UPPER)), at("d/a", a_directory(UPPER)), at("d/a/x", a_file(UPPER))], {"d/a/x": "upper"}),
     ],
-    ids=["change", "deletion above", "made anew above", "file above", "directory", "not included", "emptied for a file",
+    ids=["of the base", "change", "deletion above", "made anew above", "file above", "directory", "all in a directory",
+         "and it is deleted", "not included", "directory that a file took the place of",
          "directories for the name below", "directory of nothing", "directory in the place of a file"],
 )  # fmt: skip
-def test_what_is_not_selected_stays_as_in_the_base(
+def test_what_is_not_selected_is_not_there_whoever_made_it(
     globs: dict[str, str], written: list[Change], expected: dict[str, str]
 ) -> None:
     found = merged(D, written, **globs)
     assert {str(name): str(node.origin) for name, node in found.entries.items()} == expected
     kept = {name.components for name, node in found.entries.items() if node.origin is Origin.BASE}
-    files = {path for path, node in D if isinstance(node, File)}
-    assert files - found.lost == kept & files
+    lost = {path for path, _ in D if any(path[:depth] in found.lost for depth in (1, 2))}
+    assert {path for path, node in D if isinstance(node, File)} - lost == kept - {("d",)}
+
+
+@pytest.mark.parametrize(
+    ("globs", "written", "is_changed"),
+    [
+        ({"exclude": "*.tmp"}, [at("x.tmp", a_file(UPPER))], False),
+        ({"exclude": "*.tmp"}, [at("x", a_file(UPPER))], True),
+        ({"include": "d"}, [at("x", a_directory(UPPER)), at("x/y", Special(UPPER, "is a FIFO"))], False),
+        ({"exclude": "d/a"}, [], True),
+        ({"include": "d/a"}, [], True),
+    ],
+    ids=["written outside", "written", "what is special outside", "base excluded", "base not included"],
+)
+def test_volume_is_changed_if_what_is_selected_of_it_is_not_all_of_the_base(
+    globs: dict[str, str],
+    written: list[Change],
+    is_changed: bool,  # noqa: FBT001
+) -> None:
+    found = merged(D, written, **globs)
+    assert found.is_changed == is_changed
+    assert found.uncarriable == ()
+
+
+def test_base_that_no_artifact_can_carry_is_lost_where_it_is_not_selected() -> None:
+    found = merged([*D, at("d/a:b", Special(BASE, "has a name"))], [], exclude="d/a:b")
+    assert (found.uncarriable, set(found.lost)) == ((), {("d", "a:b")})
+    assert names(found) == {"d/a": "file base", "d/b": "file base"}
+
+
+def test_link_leads_back_over_directories_that_are_selected_only() -> None:
+    written = [at("x", a_directory(UPPER)), at("x/y", a_file(UPPER)), at("l", a_link(UPPER, "x/../x/y"))]
+    assert merged([], written).uncarriable == ()
+    assert [one.name for one in merged([], written, exclude="x").uncarriable] == ["l"]
 
 
 @pytest.mark.parametrize("target", ["x", "./x", "../d/x", "../e", "../", ".", "x/y/../z", "missing", "../d/../d/x"])
@@ -133,7 +169,7 @@ def test_link_that_leads_out_or_nobody_knows_where_is_uncarriable(target: str, w
 
 
 def test_what_is_special_is_uncarriable_unless_it_is_gone_or_not_selected() -> None:
-    special: Found = Special("is a FIFO")
+    special: Found = Special(UPPER, "is a FIFO")
     assert [one.name for one in merged([], [at("x", special)]).uncarriable] == ["x"]
     assert merged([], [at("x", special)], exclude="x").uncarriable == ()
     assert merged([at("a:b", special)], [at("a:b", Whiteout())]).uncarriable == ()
@@ -148,7 +184,11 @@ def test_names_that_look_the_same_are_uncarriable(found: Found) -> None:
 
 
 def test_uncarriable_names_come_in_order_and_are_safe_to_print() -> None:
-    written = [at("z\n", Special("one")), at("a\udcff", Special("two")), at("\u202e", Special("three"))]
+    written = [
+        at("z\n", Special(UPPER, "one")),
+        at("a\udcff", Special(UPPER, "two")),
+        at("\u202e", Special(UPPER, "three")),
+    ]
     assert [one.name for one in merged([], written).uncarriable] == ["a\\xff", "z\\n", "\\u202e"]
 
 

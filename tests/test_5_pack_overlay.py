@@ -3,12 +3,17 @@
 import gzip
 import os
 import random
+import re
 import shutil
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from csi_oras.oci.glob import Glob
+from csi_oras.oci.selection import Selection
+from csi_oras.pack.layers import Reused
 from tests.support.artifacts import Layer, files
 from tests.support.kinds import Shown, as_volume, shown
 from tests.support.kinds_archives import oras_directory
@@ -130,7 +135,46 @@ _OF_ORAS_PY = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """What is pushed: as globs, and as an expression that every name of it or a directory above it matches."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    included: str = ".*"
+    excluded: str = "(?!)"
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(include=tuple(map(Glob.parse, self.include)), exclude=tuple(map(Glob.parse, self.exclude)))
+
+    def of(self, tree: dict[str, Shown]) -> dict[str, Shown]:
+        """Leave of a tree what passes, and the directories above that."""
+        passing = {name for name in tree if self._passes(name)}
+        above = {str(parent) for name in passing for parent in Path(name).parents}
+        return {name: found for name, found in tree.items() if name in passing | above | {"."}}
+
+    def _passes(self, name: str) -> bool:
+        at = [name, *map(str, Path(name).parents)]
+        return any(re.fullmatch(self.included, one) for one in at) and not any(
+            re.fullmatch(self.excluded, one) for one in at if one != "."
+        )
+
+
+_PUSHED = [
+    Pushed(),
+    Pushed(),
+    Pushed(exclude=("c", "a/b"), excluded="c|a/b"),
+    Pushed(exclude=("*/c",), excluded="[^/]+/c"),
+    Pushed(exclude=("a/**",), excluded="a/.+"),
+    Pushed(exclude=("**/a",), excluded="(.*/)?a"),
+    Pushed(include=("a", "b/*/c"), included="a|b/[^/]+/c"),
+    Pushed(include=("**/b",), exclude=("b/a",), included="(.*/)?b", excluded="b/a"),
+    Pushed(include=("a/b/**", "c"), exclude=("**/c/c",), included="a/b/.+|c", excluded="(.*/)?c/c"),
+]
+
+
+@pytest.mark.parametrize("seed", range(80))
 def test_volume_is_shown_by_what_is_pushed_as_the_kernel_showed_it_last(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 (which things a pod does)
     base = Base(layers=chance.choice([[], _NESTED, _PACKED, _OF_ORAS_PY]))
@@ -141,8 +185,11 @@ def test_volume_is_shown_by_what_is_pushed_as_the_kernel_showed_it_last(tmp_path
             for _ in range(chance.choice([1, 6, 20])):
                 pod.act()
             remove_strays(root)
-            expected = as_volume(root)
-        base = overlay.pushed(most_files=chance.choice([0, 3, 100]))
+            left = as_volume(root)
+        pushed = chance.choice(_PUSHED)
+        before, expected = shown(overlay.tree), pushed.of(left)
+        assert overlay.survey(pushed.selection).is_changed or expected == before
+        base = overlay.pushed(pushed.selection, most_files=chance.choice([0, 3, 100]))
         assert laid_out(base, tmp_path / f"{generation}-after") == expected
         assert max(Counter(titles(base)).values(), default=1) == 1
 
@@ -156,6 +203,19 @@ def test_packed_directory_that_nothing_touches_is_not_looked_into(tmp_path: Path
         (root / "new").touch()
     assert [layer.title for layer in overlay.survey().layers] == ["a", "new"]
     assert overlay.pushed().layers[0].content == _NESTED[1].content
+
+
+@pytest.mark.parametrize(
+    ("exclude", "is_seen"), [("*.tmp", False), ("c/*/x", False), ("c", False), ("**/x", True), ("a/x", True)]
+)
+def test_packed_directory_is_looked_into_where_a_part_of_it_may_be_left_out(
+    tmp_path: Path, exclude: str, *, is_seen: bool
+) -> None:
+    overlay = Overlay(tmp_path / "volume", Base(layers=_NESTED[1:3]))
+    os.mkfifo(overlay.tree / "a" / "fifo")
+    found = overlay.survey(Selection(exclude=(Glob.parse(exclude),)))
+    assert [one.name for one in found.uncarriable] == (["a/fifo"] if is_seen else [])
+    assert isinstance(found.layers[0], Reused)
 
 
 def test_volume_that_nobody_wrote_to_is_its_base_unchanged(tmp_path: Path) -> None:

@@ -80,10 +80,10 @@ def test_special_files_are_named_and_never_opened(overlay: Overlay) -> None:
             listening.bind(f"/proc/self/fd/{directory}/socket")  # a path may be too long for it
         os.close(directory)
     assert found(overlay) == {
-        "fifo": Special("is a FIFO"),
-        "null": Special("is a character device"),
-        "block": Special("is a block device"),
-        "socket": Special("is a socket"),
+        "fifo": Special(Origin.UPPER, "is a FIFO"),
+        "null": Special(Origin.UPPER, "is a character device"),
+        "block": Special(Origin.UPPER, "is a block device"),
+        "socket": Special(Origin.UPPER, "is a socket"),
     }
     assert [f"{one.name} {one.reason}" for one in overlay.survey().uncarriable] == [
         "block is a block device", "fifo is a FIFO", "null is a character device", "socket is a socket",
@@ -138,7 +138,7 @@ def test_another_file_system_below_is_not_entered(overlay: Overlay) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "test", str(overlay.upper / "mounted")], check=True)
     try:
         (overlay.upper / "mounted" / "x").touch()
-        assert found(overlay) == {"mounted": Special("is on another file system")}
+        assert found(overlay) == {"mounted": Special(Origin.UPPER, "is on another file system")}
     finally:
         subprocess.run(["umount", str(overlay.upper / "mounted")], check=True)
 
@@ -160,7 +160,7 @@ def test_walk_stops_at_the_limit_and_holds_no_more(overlay: Overlay) -> None:
     assert peak < 1 << 20
     assert SUBJECT in caught.value.message
     assert "100 files and directories" in caught.value.message
-    assert found(overlay, excluded("many"), WalkLimits(entries=1, size=0)) == {}
+    assert found(overlay, excluded("many"), WalkLimits(entries=1, size=0)) == {"many": Directory(Origin.UPPER)}
 
 
 def test_sparse_giant_is_beyond_a_limit_of_bytes(overlay: Overlay) -> None:

@@ -164,8 +164,8 @@ def test_base_with_a_name_that_no_artifact_can_carry_is_refused_unless_it_is_lef
     base = image([tar(root)]).push(pusher, repository)
     with pytest.raises(UnsupportedContentError, match=r"libc6:amd64\.list.*a colon") as refusal:
         node.publish(node.writing(reference=base, writeBackReference=out))
-    assert refusal.value.message.endswith("leave it out with exclude, or name a directory as path")
-    for number, part in enumerate(({"exclude": "var"}, {"path": "app"})):
+    assert refusal.value.message.endswith("leave it out with exclude or writeBackExclude, or name a directory as path")
+    for number, part in enumerate(({"exclude": "var"}, {"path": "app"}, {"writeBackExclude": "var/lib"})):
         target = node.publish(node.writing(f"part-{number}", None, reference=base, writeBackReference=out, **part))
         assert "x" in {path.name for path in target.rglob("*")}
 

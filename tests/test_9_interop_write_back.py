@@ -397,3 +397,30 @@ def test_part_of_a_base_is_what_is_pushed(
 ) -> None:
     left = written(node, out, change, reference=base, **selected)
     assert mounted(node, out) == left.as_volume
+
+
+# -- a part of what is left
+
+
+@pytest.mark.parametrize("change", [rework, lambda _: None], ids=["changed", "unchanged"])
+@pytest.mark.parametrize(
+    ("globs", "passing"),
+    [
+        ({"writeBackInclude": "a,moved,one/data,d,kept,two/**"}, r"(a|moved|one/data|d|kept|two/[^/]+)(/.*)?"),
+        ({"writeBackExclude": "./one/,*/in,c,d/x"}, r"(?!(one|[^/]+/in|c|d/x)(/|$)).*"),
+    ],
+    ids=["include", "exclude"],
+)
+def test_part_of_what_is_left_is_what_is_pushed(  # noqa: PLR0917 (fixtures)
+    node: Driver, base: str, out: str, globs: dict[str, str], passing: str, change: Change
+) -> None:
+    left = written(node, out, change, reference=base, **globs).as_volume
+    names = {name for name in left if re.fullmatch(passing, name)}
+    above = {str(parent) for name in names for parent in Path(name).parents}
+    assert mounted(node, out) == {name: found for name, found in left.items() if name in names | above}
+    assert manifest_of(out) != manifest_of(base)
+
+
+def test_base_of_which_nothing_is_left_out_stays_as_it_is(node: Driver, base: str, out: str) -> None:
+    written(node, out, lambda root: (root / "x.tmp").touch(), reference=base, writeBackExclude="*.tmp")
+    assert manifest_of(out) == manifest_of(base)

@@ -59,3 +59,9 @@ class Selection:
             return False
         related = directory.below(self.path) or self.path.below(directory)
         return directory != self.path and related is None
+
+    def takes_all(self, directory: Name | None) -> bool:
+        """Say whether everything below a directory (None: the root) is selected, whatever it is called."""
+        if directory is None:
+            return not self.narrows
+        return not self.refusal(directory) and not (self.exclude and self._excluded.reach_below(directory.components))

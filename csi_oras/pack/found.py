@@ -50,6 +50,7 @@ class Whiteout:
 class Special:
     """What cannot be carried, and why: half a sentence, to be completed with its name."""
 
+    origin: Origin
     reason: str
 
 

@@ -101,7 +101,9 @@ def plan_layers(merged: Merged, plan: Plan, most_files: int) -> list[LayerPlan]:
 
 def _is_reused(entry: PlanEntry, lost: frozenset[Path]) -> bool:
     """Say whether a file of the base is there as it was, is no metadata of ours, and is a blob in a registry."""
-    return entry.name.components not in lost and entry.name.components[0] != METADATA and not entry.is_local
+    path = entry.name.components
+    is_lost = any(path[:depth] in lost for depth in range(1, len(path) + 1))
+    return not is_lost and path[0] != METADATA and not entry.is_local
 
 
 def _left(

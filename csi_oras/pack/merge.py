@@ -1,21 +1,22 @@
-"""Merging: the base and what was written above it become the names that the volume showed last.
+"""Merging: the base and what was written above it become the names that the volume showed last, as far as wanted.
 
-The rules are overlayfs's (Linux, Documentation/filesystems/overlayfs.rst). What is not selected was not written: such
-a name is not pushed, and such a deletion leaves the base's file where it was.
+The rules are overlayfs's (Linux, Documentation/filesystems/overlayfs.rst). What is selected is asked of the names that
+come of it, whoever made them: what is not is neither pushed nor reused.
 """
 
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from csi_oras.errors import printable
 from csi_oras.oci.link import link_end, link_target
 from csi_oras.oci.name import Name, UnsafeNameError
 from csi_oras.oci.selection import Selection
-from csi_oras.pack.found import Change, Directory, File, Found, Kept, Link, Path, Special, Whiteout
+from csi_oras.pack.found import Change, Directory, File, Found, Kept, Link, Origin, Path, Special, Whiteout
 
 Carried = File | Link | Directory
-_NAME_LIMIT = 200
+_NAME_LIMIT, _SPELLING_LIMIT = 200, 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,8 @@ class Uncarriable:
 class Merged:
     """The files, links and empty directories of a volume in the order of their names, without what is kept unseen.
 
-    `lost` are paths that the base has and the volume no more, or with another content; `kept` those of directories
-    that nobody has looked into.
+    `lost` are paths at which the base has something that is in the volume no more, or not selected: it is lost with all
+    below. `kept` are those of directories that nobody has looked into.
     """
 
     entries: dict[Name, Carried]
@@ -43,91 +44,95 @@ class Merged:
 
 @dataclass(slots=True)
 class _Directory:
-    """`found` is None where a directory is there for a name below only."""
-
-    found: Directory | None = None
+    found: Directory
     children: "dict[str, _Node]" = field(default_factory=dict)
+
+    @property
+    def origin(self) -> Origin:
+        return self.found.origin
 
 
 _Node = File | Link | Special | Kept | _Directory
 
 
 def merge(base: Iterable[Change], written: Iterable[Change], selection: Selection) -> Merged:
-    """Apply what was written, as far as `selection` takes it, to the base; both list a directory before its content."""
-    tree = _Tree(selection)
-    for path, found in base:
-        tree.put(path, found)
-    for path, found in written:
+    """Apply what was written to the base, and take what is selected; both list a directory before its content."""
+    tree = _Tree()
+    for path, found in chain(base, written):
         tree.apply(path, found)
+    tree.prune(selection)
     entries: dict[Name, Carried] = {}
     uncarriable: list[Uncarriable] = []
+    is_changed = bool(tree.lost)
     for path, node in sorted(tree.leaves(), key=lambda leaf: leaf[0]):
+        is_changed |= node.origin is Origin.UPPER
         if reason := tree.refusal(path, node):
             uncarriable.append(Uncarriable(name=_shown(path), reason=reason))
-        elif isinstance(node, File | Link | Directory):
+        elif not isinstance(node, Special):
             entries[Name(path)] = node
     return Merged(
         entries=entries,
         uncarriable=tuple(uncarriable),
         lost=frozenset(tree.lost),
         kept=frozenset(tree.kept),
-        is_changed=tree.is_changed,
+        is_changed=is_changed,
     )
 
 
-def first_uncarriable(base: Iterable[Change]) -> Uncarriable | None:
+def first_uncarriable(base: Iterable[Change], selection: Selection) -> Uncarriable | None:
     """Return something of a base that no artifact could carry on, or None: what a tree shows of an image, above all."""
     special = ((path, found) for path, found in base if isinstance(found, Special))
-    return next((Uncarriable(name=_shown(path), reason=found.reason) for path, found in special), None)
+    wanted = (one for one in special if not selection.refusal(Name(one[0])))
+    return next((Uncarriable(name=_shown(path), reason=found.reason) for path, found in wanted), None)
 
 
 class _Tree:
     """The names of a volume in the making."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self) -> None:
         self.lost: set[Path] = set()
         self.kept: set[Path] = set()
-        self.is_changed = False
-        self._selection = selection
-        self._root = _Directory()
+        self._root = _Directory(Directory(Origin.BASE))
 
-    def put(self, path: Path, found: Found) -> None:
-        """Have at `path` what is found there, and directories above it."""
-        directory = self._root
-        for depth, component in enumerate(path[:-1], 1):
-            node = directory.children.get(component)
-            if not isinstance(node, _Directory):
-                if node is not None:
-                    self.lost.add(path[:depth])
-                node = directory.children[component] = _Directory()
-            directory = node
+    def apply(self, path: Path, found: Found) -> None:
+        """Change what is at `path` as overlayfs does for what is found there."""
+        above = self._find(path[:-1])
+        if not isinstance(above, _Directory):
+            raise RuntimeError("something was found below what is no directory")  # noqa: TRY004 (a bug, not a type)
+        there = above.children.get(path[-1])
+        if isinstance(found, Directory) and not found.is_opaque and isinstance(there, _Directory):
+            return
+        if there is not None:
+            self.lost.add(path)
+            del above.children[path[-1]]
         if isinstance(found, Kept):
             self.kept.add(path)
         if not isinstance(found, Whiteout):
-            directory.children[path[-1]] = _Directory(found) if isinstance(found, Directory) else found
+            above.children[path[-1]] = _Directory(found) if isinstance(found, Directory) else found
 
-    def apply(self, path: Path, found: Found) -> None:
-        """Change what is at `path` as overlayfs does for what is found in the upper directory."""
-        there = self._find(path)
-        is_copied_up = isinstance(found, Directory) and not found.is_opaque and isinstance(there, _Directory)
-        if not is_copied_up:
-            self._hide(path, there)
-        if isinstance(found, Whiteout) or self._selection.refusal(Name(path)):
-            return
-        left = self._find(path)
-        if isinstance(found, Directory) and isinstance(left, _Directory):
-            return
-        if left is not None:  # names that are not selected, and have no place below what is
-            self._remove(path, left, is_forced=True)
-        self.put(path, found)
-        self.is_changed = True
+    def prune(self, selection: Selection) -> None:
+        """Take away what is not selected; a directory stays for what is left in it."""
+        self._root.children = self._left((), self._root, selection)
+
+    def _left(self, above: Path, directory: _Directory, selection: Selection) -> "dict[str, _Node]":
+        left: dict[str, _Node] = {}
+        for component, node in directory.children.items():
+            path = (*above, component)
+            if isinstance(node, _Directory):
+                node.children = self._left(path, node, selection)
+            is_above = isinstance(node, _Directory) and bool(node.children)
+            if isinstance(node, Kept) or is_above or not selection.refusal(Name(path)):
+                left[component] = node
+            elif node.origin is Origin.BASE:
+                self.lost.add(path)
+        return left
 
     def leaves(self) -> Iterator[tuple[Path, Carried | Special]]:
         """Yield what an artifact has to carry by name, directories only where they are empty."""
         pending: list[tuple[Path, _Directory]] = [((), self._root)]
         while pending:
             above, directory = pending.pop()
-            if directory.found and not directory.children and above:
+            if not directory.children and above:
                 yield above, directory.found
             for component, node in directory.children.items():
                 if isinstance(node, _Directory):
@@ -135,7 +140,7 @@ class _Tree:
                 elif not isinstance(node, Kept):
                     yield (*above, component), node
             for component, reason in _look_alikes(directory):
-                yield (*above, component), Special(reason)
+                yield (*above, component), Special(Origin.UPPER, reason)
 
     def refusal(self, path: Path, node: Carried | Special) -> str:
         """Return why something cannot be carried, or nothing where it can."""
@@ -167,31 +172,6 @@ class _Tree:
             node = node.children.get(component) if isinstance(node, _Directory) else None
         return node
 
-    def _hide(self, path: Path, node: _Node | None) -> None:
-        """Take away what is at `path` with everything below, but for what is not selected."""
-        if node is None:
-            return
-        parent = self._find(path[:-1])
-        if self._remove(path, node) and isinstance(parent, _Directory):
-            del parent.children[path[-1]]
-
-    def _remove(self, path: Path, node: _Node, *, is_forced: bool = False) -> bool:
-        """Note as lost what is selected at `path` and below, or all of it, and say whether nothing is left of it."""
-        is_implied = False
-        if isinstance(node, _Directory):
-            below = node.children.items()
-            gone = [name for name, child in below if self._remove((*path, name), child, is_forced=is_forced)]
-            for name in gone:
-                del node.children[name]
-            if node.children:
-                return False
-            is_implied = node.found is None
-        if not is_forced and not is_implied and self._selection.refusal(Name(path)):
-            return False
-        self.lost.add(path)
-        self.is_changed = True
-        return True
-
 
 def _look_alikes(directory: _Directory) -> Iterator[tuple[str, str]]:
     """Yield names that look like another one of the directory (equal in NFC and not in bytes), and say so."""
@@ -201,7 +181,8 @@ def _look_alikes(directory: _Directory) -> Iterator[tuple[str, str]]:
     for component in sorted(directory.children):
         first = seen.setdefault(unicodedata.normalize("NFC", component), component)
         if first != component:
-            yield component, "looks the same as another name beside it"
+            one, other = (name.encode("unicode_escape").decode()[:_SPELLING_LIMIT] for name in (first, component))
+            yield component, f'looks the same as another name beside it ("{one}" and "{other}")'
 
 
 def _shown(path: Path) -> str:

@@ -1,14 +1,16 @@
 """Surveys: a writable volume, as its pod left it, and the layers that it becomes."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from csi_oras.errors import ContentChangedError
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.name import Name
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.selection import Selection
 from csi_oras.pack import archives
-from csi_oras.pack.found import File, Origin, Path
+from csi_oras.pack.found import Change, File, Origin, Path
 from csi_oras.pack.layers import LayerPlan, plan_layers
 from csi_oras.pack.merge import Uncarriable, merge
 from csi_oras.pack.walk import SourceFile, WalkLimits, given, open_file, written
@@ -45,6 +47,8 @@ class Survey:
     layers: tuple[LayerPlan, ...]
     uncarriable: tuple[Uncarriable, ...]
     is_changed: bool
+    written: bytes
+    """What stands for the files that the pod wrote, as far as they are selected."""
 
 
 def survey(volume: Volume, selection: Selection, limits: WalkLimits, most_files: int) -> Survey:
@@ -57,14 +61,36 @@ def survey(volume: Volume, selection: Selection, limits: WalkLimits, most_files:
     """
     changes = list(written(volume.upper, selection, limits, volume.subject))
     absent = {archives.root(one) for one in volume.plan.archives if one.blob.digest in volume.absent}
-    kept = _unseen(volume.plan, absent.union(path for path, _ in changes))
-    base = () if volume.tree is None else given(volume.tree, kept, volume.subject)
+    in_part = {archives.root(one) for one in volume.plan.archives if not selection.takes_all(one.root)}
+    kept = _unseen(volume.plan, absent.union(in_part, (path for path, _ in changes)))
+    base = () if volume.tree is None else given(volume.tree, selection, kept, volume.subject)
     merged = merge(base, changes, selection)
     return Survey(
         layers=tuple(plan_layers(replace(merged, lost=merged.lost | absent), volume.plan, most_files)),
         uncarriable=merged.uncarriable,
         is_changed=merged.is_changed,
+        written=_fingerprint(changes, selection),
     )
+
+
+def check_unchanged(volume: Volume, selection: Selection, limits: WalkLimits, found: Survey) -> None:
+    """See to it that nobody has written to a volume since it was surveyed, as far as names, sizes and times tell.
+
+    Raises:
+        ContentChangedError: somebody has.
+        LimitExceededError, StoreBrokenError: as for `survey`.
+    """
+    if _fingerprint(written(volume.upper, selection, limits, volume.subject), selection) != found.written:
+        raise ContentChangedError(volume.subject, "was written to while it was pushed", "it is pushed again")
+
+
+def _fingerprint(changes: Iterable[Change], selection: Selection) -> bytes:
+    """Return what stands for what a walk has found: of files also what tells whether they stay as they are."""
+    hasher = hashlib.sha256()
+    for path, found in changes:
+        if not selection.refusal(Name(path)):
+            hasher.update(f"{path!r} {found!r}\n".encode())
+    return hasher.digest()
 
 
 def _unseen(plan: Plan, touched: Iterable[Path]) -> frozenset[Path]:

@@ -49,8 +49,8 @@ class WalkLimits:
 def written(root: int, selection: Selection, limits: WalkLimits, subject: str) -> Iterator[Change]:
     """Yield what is in the upper directory of an overlay, open as `root`: a directory before what is in it.
 
-    Directories below which nothing is selected are passed over. What is not selected is yielded and does not count as
-    bytes.
+    Directories below which nothing is selected are not looked into. What is not selected is yielded and does not count
+    as bytes.
 
     Raises:
         LimitExceededError: there is more than `limits` allow.
@@ -58,17 +58,19 @@ def written(root: int, selection: Selection, limits: WalkLimits, subject: str) -
         StoreBrokenError: it cannot be read.
     """
     count = _Count(limits, selection, subject)
-    return _Walk(root, Origin.UPPER, subject, count.take).changes(lambda path: selection.passes_over(Name(path)))
+    return _Walk(root, Origin.UPPER, subject, count.take).changes(selection)
 
 
-def given(root: int, kept: frozenset[Path], subject: str) -> Iterator[Change]:
-    """Yield what is in a tree of the store but metadata, without looking into directories that are `kept`.
+def given(root: int, selection: Selection, kept: frozenset[Path], subject: str) -> Iterator[Change]:
+    """Yield what is in a tree of the store but metadata.
+
+    Directories that are `kept`, and those below which nothing is selected, are not looked into.
 
     Raises:
         StoreBrokenError: it cannot be read.
     """
     walk = _Walk(root, Origin.BASE, subject, lambda _path, _status: None)
-    return (change for change in walk.changes(lambda _: False, kept) if change[0] != (METADATA,))
+    return (change for change in walk.changes(selection, kept) if change[0] != (METADATA,))
 
 
 class _Count:
@@ -115,7 +117,7 @@ class _Walk:
         self._take = take
         self._device = os.fstat(root).st_dev
 
-    def changes(self, passes_over: Callable[[Path], bool], kept: frozenset[Path] = frozenset()) -> Iterator[Change]:
+    def changes(self, selection: Selection, kept: frozenset[Path] = frozenset()) -> Iterator[Change]:
         """Yield all there is, the root itself left out."""
         pending: list[Path] = [()]
         while pending:
@@ -128,10 +130,10 @@ class _Walk:
                 path = (*directory, name)
                 if path in kept:
                     yield path, Kept()
-                elif not isinstance(found, Directory):
-                    yield path, found
-                elif not passes_over(path):
+                elif isinstance(found, Directory) and not selection.passes_over(Name(path)):
                     pending.append(path)
+                else:
+                    yield path, found
 
     def _visit(self, directory: Path) -> tuple[bool, list[tuple[str, Found]]]:
         """Return whether a directory is opaque, and what is in it, in the reverse order of the names."""
@@ -151,7 +153,7 @@ class _Walk:
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
             return Whiteout()
         if reason := self._refusal(path, status):
-            return Special(reason)
+            return Special(self._origin, reason)
         if stat.S_ISDIR(status.st_mode):
             return Directory(self._origin)
         if stat.S_ISLNK(status.st_mode):

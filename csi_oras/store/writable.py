@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -86,7 +86,7 @@ class Base:
 class WritableVolume:
     """What is known of a writable volume when it is published; `tag_meant` is what its tag meant then, if anything.
 
-    `include` and `exclude` are globs over what the pod writes.
+    `include` and `exclude` are globs over what it shows last.
     """
 
     volume_id: str
@@ -184,6 +184,19 @@ class Writing:
         except (LookupError, TypeError, ValueError, CsiOrasError) as error:
             cause = f"cannot be read ({type(error).__name__})"
             raise StoreBrokenError(subject, cause, "export what was --written, then drop it") from error
+
+    def note_tag(self, meant: Digest) -> None:
+        """Note that the tag means `meant` by our own doing, and may be moved on from there.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store fails; it says what it did.
+        """
+        made = self.directory / f"{_DOCUMENT}.new"
+        document = replace(self.volume(), tag_meant=meant).to_json()
+        with store_errors(f"document of {self.directory.name}"):
+            made.unlink(missing_ok=True)
+            _write(made, json.dumps(document, indent=2))
+            made.replace(self.directory / _DOCUMENT)
 
     def credential(self) -> Secret:
         """Return the credential of the publish, as it was given; nothing where it is gone."""

@@ -17,6 +17,7 @@ from csi_oras.errors import ContentChangedError, CsiOrasError, StoreBrokenError,
 from csi_oras.oci import manifest as manifests
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
+from csi_oras.oci.glob import Glob
 from csi_oras.oci.manifest import Manifest
 from csi_oras.oci.plan import Plan
 from csi_oras.oci.reference import Reference, Repository
@@ -107,8 +108,17 @@ def in_store(content: ContentStore, blob: Descriptor) -> Source:
     return opened
 
 
-def check_carriable(artifact: PulledArtifact) -> None:
-    """Let an artifact pass that can be pushed on with what will be written above it.
+def pushed(include: Iterable[str], exclude: Iterable[str]) -> Selection:
+    """Return what is pushed of what a volume shows last."""
+    included, excluded = (
+        tuple(Glob.parse(pattern.removeprefix("./").rstrip("/")) for pattern in patterns)
+        for patterns in (include, exclude)
+    )
+    return Selection(include=included, exclude=excluded)
+
+
+def check_carriable(artifact: PulledArtifact, selection: Selection) -> None:
+    """Let an artifact pass that can be pushed on, as far as selected, with what will be written above it.
 
     Raises:
         UnsupportedContentError: it shows what no artifact can carry.
@@ -119,12 +129,13 @@ def check_carriable(artifact: PulledArtifact) -> None:
     except (FileNotFoundError, NotADirectoryError):  # it was collected, or is a single file: whoever mounts it will see
         return
     try:
-        found = first_uncarriable(given(tree, frozenset(), subject))
+        found = first_uncarriable(given(tree, selection, frozenset(), subject), selection)
     finally:
         os.close(tree)
     if found:
         cause = f'holds "{found.name}", which {found.reason}: no artifact can carry that'
-        raise UnsupportedContentError(subject, cause, "leave it out with exclude, or name a directory as path")
+        remedy = "leave it out with exclude or writeBackExclude, or name a directory as path"
+        raise UnsupportedContentError(subject, cause, remedy)
 
 
 class Bases:

@@ -29,7 +29,7 @@ def export(opened: Volume, directory: Path) -> Merged:
         UnobtainableError: the volume cannot be read.
     """
     everything = Selection()
-    base = () if opened.tree is None else given(opened.tree, frozenset(), opened.subject)
+    base = () if opened.tree is None else given(opened.tree, everything, frozenset(), opened.subject)
     merged = merge(base, written(opened.upper, everything, NO_LIMITS, opened.subject), everything)
     with new_directory(directory):
         for name, found in sorted(merged.entries.items(), key=lambda entry: isinstance(entry[1], Link)):

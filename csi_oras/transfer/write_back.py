@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from csi_oras.errors import PushRefusedError, UnobtainableError, UnsupportedContentError
+from csi_oras.errors import ContentChangedError, PushRefusedError, UnobtainableError, UnsupportedContentError
 from csi_oras.oci import media_types
 from csi_oras.oci.chunk_index import indexed
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
-from csi_oras.oci.glob import Glob
 from csi_oras.oci.reference import Reference
 from csi_oras.oci.selection import Selection
 from csi_oras.pack.layers import PackedDirectory
 from csi_oras.pack.merge import Uncarriable
-from csi_oras.pack.survey import Survey, Volume, survey
+from csi_oras.pack.survey import Survey, Volume, check_unchanged, survey
 from csi_oras.pack.walk import WalkLimits
 from csi_oras.registry import credentials
 from csi_oras.registry.client import RepositoryClient
@@ -40,7 +39,7 @@ from csi_oras.store.staging import staging
 from csi_oras.store.writable import WritableVolume, Writing
 from csi_oras.telemetry.progress import Progress
 from csi_oras.transfer.access import Access
-from csi_oras.transfer.bases import Bases, FoundBase, Hold, in_store
+from csi_oras.transfer.bases import Bases, FoundBase, Hold, in_store, pushed
 from csi_oras.transfer.chunk_indexes import ChunkIndexes, FoundIndexes
 from csi_oras.transfer.compose import Composed, Composer
 from csi_oras.transfer.export import NO_LIMITS, new_directory
@@ -80,6 +79,7 @@ class _Ready:
     volume: WritableVolume
     base: FoundBase | None
     opened: Volume
+    selection: Selection
     found: Survey
     directory: Path | None
     """For what is packed, if anything is."""
@@ -115,16 +115,25 @@ class VolumePusher:
         """Push a captured volume, and have its tag, or a second one, mean it; only one push of it may run.
 
         Raises:
+            ContentChangedError: somebody still writes to it.
             UnobtainableError: something is not to be had now; the message says what.
             UnacceptableError: it holds what cannot be pushed.
         """
         volume = writing.volume()
         credential = credentials.from_text(writing.credential())
-        with self._ready(writing, volume, self._limits()) as ready:
+        limits = self._limits()
+        with self._ready(writing, volume, limits) as ready:
             if ready.found.uncarriable:
                 raise _uncarriable(volume, ready.found.uncarriable)
             action = partial(self._push, ready)
-            return self._access.use(volume.reference.repository, Found(credential=credential), action)
+            written = self._access.use(volume.reference.repository, Found(credential=credential), action)
+            try:
+                check_unchanged(ready.opened, ready.selection, limits, ready.found)
+            except ContentChangedError:
+                if written.reference.digest and not written.is_second:
+                    writing.note_tag(written.reference.digest)
+                raise
+            return written
 
     def export(self, writing: Writing, directory: Path) -> ExportedLayout:
         """Write what would be pushed of a captured volume as an OCI layout, whatever the limits.
@@ -158,12 +167,12 @@ class VolumePusher:
     @contextmanager
     def _ready(self, writing: Writing, volume: WritableVolume, limits: WalkLimits) -> Iterator[_Ready]:
         with self.opened(writing) as (base, opened), ExitStack() as stack:
-            selection = Selection(include=_globs(volume.include), exclude=_globs(volume.exclude))
+            selection = pushed(volume.include, volume.exclude)
             found = survey(opened, selection, limits, MOST_FILES)
             packs = any(isinstance(layer, PackedDirectory) for layer in found.layers)
             with store_errors(f"{opened.subject}, packing"):  # only if need be: the disk may be full of what is pushed
                 directory = stack.enter_context(staging(self._paths)) if packs else None
-            yield _Ready(volume=volume, base=base, opened=opened, found=found, directory=directory)
+            yield _Ready(volume=volume, base=base, opened=opened, selection=selection, found=found, directory=directory)
 
     def _base(self, volume: WritableVolume, credential: Credential | None, hold: Hold) -> FoundBase | None:
         if volume.base is None:
@@ -284,10 +293,6 @@ def _directory(path: Path, subject: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _globs(patterns: tuple[str, ...]) -> tuple[Glob, ...]:
-    return tuple(Glob.parse(pattern.removeprefix("./").rstrip("/")) for pattern in patterns)
 
 
 def _tag(volume: WritableVolume) -> str:

@@ -37,7 +37,7 @@ from csi_oras.store.writable import Base, WritableVolume, WritableVolumes, Writi
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.secrets import Secret
 from csi_oras.transfer.access import Access
-from csi_oras.transfer.bases import check_carriable
+from csi_oras.transfer.bases import check_carriable, pushed
 from csi_oras.transfer.request import PulledArtifact
 from csi_oras.transfer.turns import Turns
 from csi_oras.volume.request import PublishRequest
@@ -90,8 +90,9 @@ class PushRights:
             pushes.may_push()
             return pushes.tag_digest(reference.identifier)
 
-        if artifact:
-            check_carriable(artifact)
+        wanted = request.attributes.write_back
+        if artifact and wanted:
+            check_carriable(artifact, pushed(wanted.include, wanted.exclude))
         brought = self.keychain.of_volume(request.secret, request.tokens, reference.repository)
         return Prepared(
             artifact=artifact,

@@ -1,6 +1,8 @@
 """What a walk finds, without a disk."""
 
-from csi_oras.pack.found import Change, Directory, File, Found, Link, Origin
+from collections.abc import Iterable, Iterator
+
+from csi_oras.pack.found import Change, Directory, File, Found, Link, Origin, Path
 
 BASE, UPPER = Origin.BASE, Origin.UPPER
 
@@ -8,6 +10,18 @@ BASE, UPPER = Origin.BASE, Origin.UPPER
 def at(name: str, found: Found) -> Change:
     """What is found at a name."""
     return tuple(name.split("/")), found
+
+
+def listed(changes: Iterable[Change], origin: Origin) -> Iterator[Change]:
+    """List directories before what is in them, as a walk does."""
+    seen: set[Path] = set()
+    for path, found in changes:
+        for depth in range(1, len(path)):
+            if path[:depth] not in seen:
+                seen.add(path[:depth])
+                yield path[:depth], Directory(origin)
+        seen.add(path)
+        yield path, found
 
 
 def a_file(origin: Origin, size: int = 1, *, executable: bool = False) -> File:
