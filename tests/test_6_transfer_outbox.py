@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from csi_oras import config
 from csi_oras.errors import (
     AccessDeniedError,
+    ContentChangedError,
     LimitExceededError,
     PushRefusedError,
     UnauthenticatedError,
@@ -26,6 +28,7 @@ from csi_oras.errors import (
     VolumeNotFoundError,
 )
 from csi_oras.oci.digest import Digest
+from csi_oras.registry.credentials import to_text
 from csi_oras.store.outbox import EntryState, OutboxEntry, OutboxState
 from csi_oras.telemetry.events import Reason
 from csi_oras.transfer.outbox import MOST_DEATHS, MOST_REFUSALS
@@ -34,6 +37,7 @@ from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, Request, status
 from tests.support.fakes import user
 from tests.support.outboxes import Outboxing, kept
+from tests.support.overlays import Overlay
 from tests.support.pods import wait_for
 from tests.support.small_disk import small_disk
 
@@ -307,6 +311,42 @@ def test_tag_that_means_what_it_did_is_moved_and_another_is_left_alone(
     assert tags(fake) == {"v1", f"v1-{second.encoded[:12]}"}
     assert titles(fake, f"v1-{second.encoded[:12]}") == {"a": b"2"}
     assert at.told[-1][0] is Reason.TAG_MOVED
+
+
+@pytest.mark.parametrize("path", ["/manifests/v1$", "/manifests/sha256:"])
+def test_what_is_written_late_is_pushed_too_and_the_tag_moves_on(
+    at: Outboxing, fake: FakeRegistry, target: str, tmp_path: Path, path: str
+) -> None:
+    overlay = Overlay(tmp_path / "late")  # whoever has it bound elsewhere can write when the volume is unmounted
+    late = tmp_path / "bound"
+    late.mkdir()
+    with ExitStack() as stack:
+        volume = replace(at.volume(target), exclude=("*.log",))
+        writing = at.app.writable.make(volume, to_text(None))
+        overlay.upper, overlay.work = writing.upper, writing.work
+        with overlay.mounted() as shown:
+            (shown / "a").write_bytes(b"1")
+            (shown / "b.log").write_bytes(b"1")
+            subprocess.run(["mount", "--bind", shown, late], check=True)
+            stack.callback(lambda: subprocess.run(["umount", late], check=True))
+        entry = OutboxEntry(at.app.writable.capture(writing))
+
+        def write(name: str) -> Callable[[Request, Answer], Answer]:
+            def bend(_request: Request, answer: Answer) -> Answer:
+                (late / name).write_bytes(b"22")
+                return answer
+
+            return bend
+
+        fake.bend(path, write("a"), times=1, method="PUT")
+        with pytest.raises(ContentChangedError, match="written to while it was pushed"):
+            at.outbox.attempt(entry)
+        fake.straighten()
+        fake.bend(path, write("b.log"), times=1, method="PUT")
+        at.outbox.attempt(entry)
+    assert titles(fake) == {"a": b"22"}
+    assert tags(fake) == {"v1"}
+    assert not entry.writing.directory.exists()
 
 
 def test_twenty_writers_of_one_tag_lose_nothing(at: Outboxing, fake: FakeRegistry, target: str) -> None:

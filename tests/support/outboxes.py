@@ -71,6 +71,20 @@ class Outboxing:
         )
         return pulled, base
 
+    def volume(self, reference: str) -> WritableVolume:
+        """Return a new volume without a base, whose tag meant nothing."""
+        self._made += 1
+        return WritableVolume(
+            volume_id=f"volume-{self._made}",
+            target="/target",
+            reference=Reference.parse(reference),
+            tag_meant=None,
+            base=None,
+            namespace="team",
+            pod="writer",
+            uid="0f0f",
+        )
+
     def capture(
         self,
         reference: str,
@@ -82,18 +96,7 @@ class Outboxing:
         include: tuple[str, ...] = (),
     ) -> OutboxEntry:
         """Have a pod write, and capture it."""
-        self._made += 1
-        volume = WritableVolume(
-            volume_id=f"volume-{self._made}",
-            target="/target",
-            reference=Reference.parse(reference),
-            tag_meant=meant,
-            base=base,
-            include=include,
-            namespace="team",
-            pod="writer",
-            uid="0f0f",
-        )
+        volume = replace(self.volume(reference), tag_meant=meant, base=base, include=include)
         writing = self.app.writable.make(volume, to_text(credential))
         write(writing.upper, files)
         captured = self.app.writable.capture(writing)
