@@ -525,9 +525,24 @@ def test_credential_of_the_publish_is_used_and_goes_with_the_entry(
     at.push(entry)
     assert titles(fake) == {"a": b"1"}
     revoked = at.capture(target, {"a": b"2"}, credential=user("me", "wrong"))
-    with pytest.raises(UnauthenticatedError):
+    with pytest.raises(UnauthenticatedError, match=r"refuses the credential.*outbox retry; or.*outbox export --oci"):
         at.outbox.attempt(revoked)
-    assert revoked.state().refusals == 1
+    assert (revoked.state().refusals, "correct the secret" in revoked.state().error) == (1, False)
+    none = at.capture(target, {"a": b"3"})
+    with pytest.raises(UnauthenticatedError, match=r"wants a credential.*outbox export --oci"):
+        at.outbox.attempt(none)
+
+
+def test_credential_that_is_refused_the_base_says_what_helps(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    fake.require_basic("me", "right")
+    _, base = at.pull(fake.artifact("t/base", files(a=b"1")), user("me", "right"))
+    entry = at.capture(target, {"b": b"2"}, base=base, credential=user("me", "wrong"))
+    shutil.rmtree(at.app.paths.tree(base.plan))
+    with (
+        pytest.raises(UnauthenticatedError, match=r"outbox export --oci \(or --written\)"),
+        at.app.volume_pusher().opened(entry.writing),
+    ):
+        pass
 
 
 def test_what_no_artifact_can_carry_fails_at_once_and_is_named(at: Outboxing, fake: FakeRegistry, target: str) -> None:

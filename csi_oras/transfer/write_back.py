@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from csi_oras.errors import ContentChangedError, PushRefusedError, UnobtainableError, UnsupportedContentError
+from csi_oras.errors import (
+    ContentChangedError,
+    PushRefusedError,
+    UnauthenticatedError,
+    UnobtainableError,
+    UnsupportedContentError,
+)
 from csi_oras.oci import media_types
 from csi_oras.oci.chunk_index import indexed
 from csi_oras.oci.descriptor import Descriptor
@@ -119,10 +125,9 @@ class VolumePusher:
             UnobtainableError: something is not to be had now; the message says what.
             UnacceptableError: it holds what cannot be pushed.
         """
-        volume = writing.volume()
+        volume, limits = writing.volume(), self._limits()
         credential = credentials.from_text(writing.credential())
-        limits = self._limits()
-        with self._ready(writing, volume, limits) as ready:
+        with _kept_credential(), self._ready(writing, volume, limits) as ready:
             if ready.found.uncarriable:
                 raise _uncarriable(volume, ready.found.uncarriable)
             action = partial(self._push, ready)
@@ -160,7 +165,8 @@ class VolumePusher:
         """
         volume = writing.volume()
         hold = partial(self._leases.of_outbox, writing.directory.name)
-        base = self._base(volume, credentials.from_text(writing.credential()), hold)
+        with _kept_credential():
+            base = self._base(volume, credentials.from_text(writing.credential()), hold)
         with _opened(writing, volume, base) as opened:
             yield base, opened
 
@@ -264,6 +270,19 @@ def _there(base: FoundBase | None, pushes: PushClient) -> frozenset[Digest]:
         return frozenset()
     digest = base.base.artifact
     return base.digests if pushes.tag_digest(str(digest)) == digest else frozenset()
+
+
+@contextmanager
+def _kept_credential() -> Iterator[None]:
+    """Say what helps when the credential of the publish is refused: another one reaches no volume that is captured."""
+    try:
+        yield
+    except UnauthenticatedError as error:
+        remedy = (
+            "the credential is that of the publish, whatever becomes of the secret: have the registry take it again, "
+            "and csi-oras outbox retry; or csi-oras outbox export --oci (or --written), and push that"
+        )
+        raise UnauthenticatedError(error.subject, error.cause, remedy) from error
 
 
 @contextmanager
