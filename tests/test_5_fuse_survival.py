@@ -30,9 +30,11 @@ Reader = subprocess.Popen[str]
 def make_volume(short_path: Path) -> Iterator[MakeVolume]:
     with ExitStack() as stack:
 
-        def make(files: Mapping[str, bytes] | None = None, *, patience: float = 60) -> LazyVolume:
+        def make(
+            files: Mapping[str, bytes] | None = None, *, patience: float = 60, old_kernel: bool = False
+        ) -> LazyVolume:
             chosen = {"large": LARGE} if files is None else files
-            return stack.enter_context(LazyVolume(short_path, chosen, patience=patience))
+            return stack.enter_context(LazyVolume(short_path, chosen, patience=patience, old_kernel=old_kernel))
 
         yield make
 
@@ -150,10 +152,12 @@ def test_process_whose_mount_went_before_it_came_ends_at_once(make_volume: MakeV
     assert volume.serve().wait(10) == 3
 
 
+@pytest.mark.parametrize("old_kernel", [False, True], ids=["", "before Linux 6.9"])
 def test_two_processes_on_one_connection_take_requests_from_each_other_and_neither_ends(
-    make_volume: MakeVolume, start_reader: Callable[..., Reader]
+    make_volume: MakeVolume, start_reader: Callable[..., Reader], *, old_kernel: bool
 ) -> None:
-    volume = make_volume()
+    volume = make_volume(old_kernel=old_kernel)
+    volume.driver.delay = 0.02
     processes = [volume.serve()]
     processes.append(volume.spawn())
     try:
@@ -165,10 +169,12 @@ def test_two_processes_on_one_connection_take_requests_from_each_other_and_neith
         processes[1].wait()
 
 
+@pytest.mark.parametrize("old_kernel", [False, True], ids=["", "before Linux 6.9"])
 def test_readers_that_are_killed_take_nobody_with_them(
-    make_volume: MakeVolume, start_reader: Callable[..., Reader]
+    make_volume: MakeVolume, start_reader: Callable[..., Reader], *, old_kernel: bool
 ) -> None:
-    volume = make_volume()
+    volume = make_volume(old_kernel=old_kernel)
+    volume.driver.delay = 0.02
     process = volume.serve()
     survivor = start_reader(volume, "sequential", seconds=6)
     while survivor.poll() is None:

@@ -41,6 +41,8 @@ class Connection:
         Raises:
             InvalidRequestError: it is none.
         """
+        self.is_asked_again = True
+        """Whether the kernel sends again what was not answered."""
         self._device = device
         _check(device)
         os.set_blocking(device, False)  # a request may be gone between its announcement and the read
@@ -70,10 +72,13 @@ class Connection:
         Raises:
             OSError: the kernel fails.
         """
+        if not self.is_asked_again:
+            return
         try:
             self._notify(_NOTIFY_RESEND, b"")
         except OSError as error:
             if error.errno == errno.EINVAL:
+                self.is_asked_again = False
                 logger.warning("the kernel does not send again what a predecessor had begun: it takes Linux 6.9")
             elif error.errno not in _ENDED:  # which the next read says better
                 raise

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar, cast
 
 import pyfuse3
+import trio
 
 from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.fuse.blobs import Blobs
@@ -35,9 +36,10 @@ def _answers(handler: _Handler) -> _Handler:
     """Make an error of whatever a handler raises: pyfuse3 would end the mount."""
 
     @functools.wraps(handler)
-    async def guarded(*arguments: Any) -> Any:
+    async def guarded(operations: "Operations", *arguments: Any) -> Any:
         try:
-            return await handler(*arguments)
+            with trio.CancelScope(shield=operations.must_answer):
+                return await handler(operations, *arguments)
         except pyfuse3.FUSEError:
             raise
         except NoSpaceError:
@@ -78,6 +80,8 @@ class Operations(pyfuse3.Operations):
         self._blobs = blobs
         self._statistics = statistics
         self._taken_over = taken_over
+        self.must_answer = False
+        """Whether what is given up would be lost: an answer that has begun is finished then."""
         self._ahead = ReadAhead()
 
     def init(self) -> None:

@@ -57,13 +57,13 @@ class _Program:
         self._statistics = Statistics()
         self._driver = Driver(settings.driver, settings.tree, self._poison)
         self._blobs = Blobs(self._driver, self._statistics, patience)
+        self._operations = Operations(tree, self._blobs, self._statistics, self._complete)
         self._connected = trio.Event()
         self._poisoned, self._to_invalidate = trio.open_memory_channel[int](math.inf)
 
     async def run(self) -> int:
         """Serve until the connection ends or SIGTERM comes."""
-        operations = Operations(self._tree, self._blobs, self._statistics, self._complete)
-        pyfuse3.init(operations, self._connection.path, set())
+        pyfuse3.init(self._operations, self._connection.path, set())
         outcome = TOLD
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._assist)
@@ -82,6 +82,7 @@ class _Program:
         except BaseException:  # noqa: BLE001 (nobody between here and the kernel can tell it on)
             logger.exception("cannot take the connection over")
             os._exit(1)
+        self._operations.must_answer = not self._connection.is_asked_again
         self._connected.set()
 
     async def _serve(self) -> None:
@@ -95,7 +96,7 @@ class _Program:
                     return
                 if causes != {errno.EAGAIN}:
                     raise
-                # a reader was killed and took back what was announced; pyfuse3 dropped whatever it was answering
+                # a reader was killed and took back what was announced: pyfuse3 has given up all that it could
                 self._connection.ask_again()
             else:
                 return

@@ -24,14 +24,18 @@ TREE = "ab" * 32
 _SERVE = """
 import sys
 from pathlib import Path
+from csi_oras.fuse import connection
 from csi_oras.fuse.program import Settings, run
 from csi_oras.telemetry import logs
 logs.configure("text")
-device, tree, plan, driver, patience = sys.argv[1:]
+device, tree, plan, driver, patience, resend = sys.argv[1:]
+connection._NOTIFY_RESEND = int(resend)
 settings = Settings(device=int(device), tree=tree, plan=Path(plan), driver=Path(driver))
 sys.exit(run(settings, patience=float(patience)))
 """
 _LONGEST_SECONDS = 110
+_RESEND, _UNKNOWN = 7, 999
+"""Notifications that the kernel understands, and that it does not, as one before Linux 6.9."""
 
 
 def digest_of(content: bytes) -> str:
@@ -41,7 +45,9 @@ def digest_of(content: bytes) -> str:
 class LazyVolume:
     """Files by name, mounted at `path`; nothing serves them before `serve`."""
 
-    def __init__(self, directory: Path, files: Mapping[str, bytes], *, patience: float = 30) -> None:
+    def __init__(
+        self, directory: Path, files: Mapping[str, bytes], *, patience: float = 30, old_kernel: bool = False
+    ) -> None:
         self.directory = directory
         self.files = files
         self.path = directory / "kubelet" / "volume"
@@ -50,6 +56,7 @@ class LazyVolume:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "log"
         self._patience = patience
+        self._resend = _UNKNOWN if old_kernel else _RESEND
         self._watchdog = threading.Timer(_LONGEST_SECONDS, self.abort)
 
     def __enter__(self) -> Self:
@@ -83,21 +90,17 @@ class LazyVolume:
         os.close(self.device)
         self.driver.close()
 
-    def serve(self, **options: Any) -> "subprocess.Popen[bytes]":
+    def serve(self) -> "subprocess.Popen[bytes]":
         """Start a process, with the same device as those before it."""
-        self.process = self.spawn(**options)
+        self.process = self.spawn()
         return self.process
 
-    def spawn(self, **options: Any) -> "subprocess.Popen[bytes]":
-        """Start a process and own it no further."""
-        arguments = [self.device, TREE, self.plan, self.driver.path, self._patience]
+    def spawn(self) -> "subprocess.Popen[bytes]":
+        """Start a process, for the caller to end."""
+        arguments = [self.device, TREE, self.plan, self.driver.path, self._patience, self._resend]
+        command = [sys.executable, "-c", _SERVE, *map(str, arguments)]
         with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-c", _SERVE, *map(str, arguments)],
-                pass_fds=[self.device],
-                stderr=log,
-                **options,
-            )
+            return subprocess.Popen(command, pass_fds=[self.device], stderr=log)
 
     def abort(self) -> None:
         """End the connection, if it is still ours."""
