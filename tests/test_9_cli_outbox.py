@@ -120,7 +120,8 @@ def test_driver_pushes_what_is_retried(
     with Driver(short_path) as driver:
         assert driver.metrics()['csi_oras_outbox_entries{state="failed"}'] == 1
         (stuck.writing.upper / "pipe").unlink()
-        assert document(at.state, "retry", stuck.id) == [{"id": stuck.id, "reference": "", "error": ""}]
+        expected = {"id": stuck.id, "reference": "", "error": "", "pushing": False}
+        assert document(at.state, "retry", stuck.id) == [expected]
         wait_for(lambda: not stuck.writing.directory.exists())
         wait_for(lambda: driver.metrics().get('csi_oras_outbox_pushes_total{outcome="ok"}') == 1)
     reader = Outboxing(tmp_path / "reader")
@@ -234,6 +235,17 @@ def test_commands_leave_alone_what_is_being_pushed(at: Outboxing, target: str, t
         for arguments in (["drop", entry.id, "--yes"], ["export", entry.id, "--to", str(tmp_path / "to")]):
             found = ended(at.state, *arguments)
             assert found.returncode == 1
-            assert "is being pushed at this moment" in found.stderr
-        assert ended(at.state, "retry").returncode == 1
+            assert "is being pushed at this moment; try again when that attempt ends" in found.stderr
+        assert ended(at.state, "retry", entry.id).returncode == 1
     assert kept(entry.writing) == {"a": b"1"}
+
+
+def test_retry_of_all_leaves_alone_what_is_being_pushed_and_retries_the_others(
+    at: Outboxing, target: str, stuck: OutboxEntry
+) -> None:
+    entry = at.capture(target, {"a": b"1"})
+    with entry.locked():
+        assert run(at.state, "retry") == f"{stuck.id}  is tried again\n{entry.id}  is being pushed at this moment\n"
+        found = {row["id"]: row for row in document(at.state, "retry")}
+    assert (found[entry.id]["pushing"], found[stuck.id]["pushing"]) == (True, False)
+    assert stuck.state().state is EntryState.WAITING

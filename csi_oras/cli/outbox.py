@@ -16,7 +16,7 @@ from csi_oras.app import Application
 from csi_oras.cli.commands import Commands
 from csi_oras.cli.options import application, has_store, reports_errors, store_options
 from csi_oras.cli.output import console, count_files, working
-from csi_oras.errors import CsiOrasError, printable
+from csi_oras.errors import CsiOrasError, VolumeBusyError, VolumeNotFoundError, printable
 from csi_oras.pack.merge import Uncarriable
 from csi_oras.pack.survey import Volume
 from csi_oras.store.outbox import EntryState, OutboxEntry, gone
@@ -60,18 +60,20 @@ def ls(as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
 def retry(names: tuple[str, ...], now: bool, as_json: bool, **options: Any) -> None:  # noqa: FBT001 (click's call)
     """Have entries of the outbox pushed again, these or all of them, whatever became of them before.
 
-    The driver does so within seconds, or when it starts. Ends with 1 if one cannot be tried, or with --now pushed.
+    The driver does so within seconds, or when it starts. Ends with 1 if one cannot be tried, or with --now pushed;
+    of all of them, one that is being pushed already is left to that.
     """
     rows: list[dict[str, Any]] = []
     if names or has_store(options):
         with application(options) as app:
             entries = [app.captured.find(name) for name in names] if names else app.captured.all()
-            rows = [_tried(app, entry, now=now) for entry in entries]
+            rows = [_tried(app, entry, now=now, is_named=bool(names)) for entry in entries]
     if as_json:
         click.echo(json.dumps(rows))
     else:
         for row in rows:
-            click.echo(f"{row['id']}  {row['error'] or row['reference'] or 'is tried again'}")
+            otherwise = "is being pushed at this moment" if row["pushing"] else "is tried again"
+            click.echo(f"{row['id']}  {row['error'] or row['reference'] or otherwise}")
         if not rows:
             click.echo("the outbox is empty")
     if any(row["error"] for row in rows):
@@ -146,14 +148,17 @@ def _layout(app: Application, entry: OutboxEntry, directory: Path) -> _Exported:
     return {"digest": str(found.digest), "tag": found.tag}, f"{found.tag}@{found.digest}", found.left
 
 
-def _tried(app: Application, entry: OutboxEntry, *, now: bool) -> dict[str, Any]:
+def _tried(app: Application, entry: OutboxEntry, *, now: bool, is_named: bool) -> dict[str, Any]:
     """Have an entry tried again, and say what came of it."""
-    row = {"id": entry.id, "reference": "", "error": ""}
+    row = {"id": entry.id, "reference": "", "error": "", "pushing": False}
     try:
         if now:
             row["reference"] = str(app.outbox().attempt(entry).reference)
         else:
             entry.retry()
+    except (VolumeBusyError, VolumeNotFoundError) as error:  # it is being pushed, or was at this moment
+        row["pushing"] = True
+        row["error"] = error.message if is_named else ""
     except CsiOrasError as error:
         row["error"] = error.message
     return row

@@ -135,7 +135,8 @@ class OutboxEntry:
                 raise gone(self.id)
             yield
         except BlockingIOError:
-            raise VolumeBusyError(subject, "is being pushed at this moment", "try again later") from None
+            remedy = "try again when that attempt ends: of a registry that does not answer any more, within minutes"
+            raise VolumeBusyError(subject, "is being pushed at this moment", remedy) from None
         finally:
             os.close(descriptor)
 
