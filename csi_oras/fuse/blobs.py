@@ -11,7 +11,7 @@ import trio
 
 from csi_oras.errors import CsiOrasError, DigestMismatchError, StoreBrokenError, UnobtainableError
 from csi_oras.fuse.driver import Answer, Driver
-from csi_oras.fuse.opened import Opened
+from csi_oras.fuse.opened import Means, Opened
 from csi_oras.fuse.statistics import Statistics
 from csi_oras.oci.digest import Digest
 from csi_oras.telemetry.logs import logger
@@ -31,6 +31,7 @@ class Blobs:
         self._driver = driver
         self._statistics = statistics
         self._patience = patience
+        self._means = Means()
         self._opened: OrderedDict[Digest, Opened] = OrderedDict()
         self._poisoned: set[Digest] = set()
         self._failing: set[Digest] = set()
@@ -111,7 +112,7 @@ class Blobs:
                 os.close(answer.descriptor)
             else:
                 self._forget(blob)
-                opened = self._opened[blob] = Opened(answer.descriptor, answer.inode)
+                opened = self._opened[blob] = Opened(answer.descriptor, answer.inode, self._means)
         if opened is None or opened.inode != answer.inode:
             return None
         opened.local.add(answer.start, answer.end)

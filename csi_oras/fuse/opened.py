@@ -11,31 +11,34 @@ from csi_oras.fuse.local import Local
 
 _USUAL_READ = 1 << 20
 """What the kernel asks for at most, unless somebody has raised fs.fuse.max_pages_limit."""
+_MOST_THREADS = 16
 
-_buffer = memoryview(
-    mmap.mmap(-1, _USUAL_READ)
-)  # at the begin of a page: the kernel copies from others at half the speed
-_threads = trio.CapacityLimiter(16)
+
+class Means:
+    """What all files are read with: a buffer, since a fresh one costs more than what it is filled with, and threads."""
+
+    def __init__(self) -> None:
+        # private: processes are forked from another; it begins with a page, from which the kernel copies faster
+        self.buffer = memoryview(mmap.mmap(-1, _USUAL_READ, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        self.threads = trio.CapacityLimiter(_MOST_THREADS)
 
 
 class Opened:
     """One file of the store, open for reading."""
 
-    def __init__(self, descriptor: int, inode: int) -> None:
+    def __init__(self, descriptor: int, inode: int, means: Means) -> None:
         """Own a descriptor, of a file with an inode."""
         self._descriptor = descriptor
+        self._means = means
         self._readers = 0
         self._is_closed = False
         self.inode = inode
         self.local = Local()
 
     def read_cached(self, start: int, end: int) -> memoryview | None:
-        """Return bytes that are in the page cache, to be used before anything else is awaited; None where they are not.
-
-        All reads share one buffer: a fresh one costs more than what it is filled with.
-        """
+        """Return bytes that are in the page cache, to be used before the next read; None where they are not."""
         wanted = end - start
-        buffer = _buffer[:wanted] if wanted <= _USUAL_READ else memoryview(bytearray(wanted))
+        buffer = self._means.buffer[:wanted] if wanted <= _USUAL_READ else memoryview(bytearray(wanted))
         try:
             return buffer if os.preadv(self._descriptor, [buffer], start, os.RWF_NOWAIT) == wanted else None
         except OSError:  # EAGAIN; of anything worse, the read from the disk tells
@@ -48,7 +51,7 @@ class Opened:
             OSError: the disk fails.
         """
         with self._using():
-            return await trio.to_thread.run_sync(_read_all, self._descriptor, start, end, limiter=_threads)
+            return await trio.to_thread.run_sync(_read_all, self._descriptor, start, end, limiter=self._means.threads)
 
     def close(self) -> None:
         """Let the file go when nobody reads it any more."""
