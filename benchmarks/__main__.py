@@ -21,6 +21,8 @@ from benchmarks.far import far_blob, far_blob_resets, far_files, far_files_reset
 from benchmarks.figures import Row
 from benchmarks.growth import growth
 from benchmarks.herd import herd
+from benchmarks.lazy import lazy_cold, lazy_first, lazy_memory, lazy_some
+from benchmarks.lazy_reads import lazy_reads
 from benchmarks.memory import memory, unpack_memory
 from benchmarks.pod_end import pod_end, pod_end_hang, push_memory
 from benchmarks.restart import restart
@@ -70,6 +72,11 @@ ROWS: dict[str, Callable[[Workbench, set[str], int], Row]] = {
     "pod-end": pod_end,
     "pod-end-hang": pod_end_hang,
     "push-memory": push_memory,
+    "lazy-first": lazy_first,
+    "lazy-reads": lazy_reads,
+    "lazy-cold": lazy_cold,
+    "lazy-some": lazy_some,
+    "lazy-memory": lazy_memory,
 }
 GROUPS = {
     "store": (
@@ -79,6 +86,7 @@ GROUPS = {
         "push-blob", "push-files", "push-many", "again-blob", "again-files", "again-many", "again-spread",
         "pod-end", "pod-end-hang", "push-memory",
     ),
+    "lazy": ("lazy-first", "lazy-reads", "lazy-cold", "lazy-some", "lazy-memory"),
 }  # fmt: skip
 """Rows that belong together, in the order in which they share what they need."""
 _OWN_NAMESPACE = "CSI_ORAS_BENCH_NAMESPACE"

@@ -56,6 +56,11 @@ class Link:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     @property
+    def answers(self) -> int:
+        """Requests that were answered."""
+        return self._answers
+
+    @property
     def resets(self) -> int:
         """Answers that were cut off."""
         return self._resets

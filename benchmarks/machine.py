@@ -16,6 +16,7 @@ PEERS = {
     "umoci": ["umoci", "--version"],
     "hostpathplugin": ["hostpathplugin", "--version"],
     "curl": ["curl", "--version"],
+    "passthrough_ll": ["passthrough_ll", "--version"],
 }
 _OTHERS = {"docker-registry": ["docker-registry", "--version"]}
 _VERSION = re.compile(r"v?\d+\.\d+[\w.+-]*|\b[0-9a-f]{7,40}\b")

@@ -31,6 +31,12 @@ class Scale:
     written_files: int = 10_000
     written_file_bytes: int = 4 << 10
     hang_seconds: float = 120
+    lazy_bytes: int = 10 << 30
+    lazy_read_bytes: int = 1 << 30
+    lazy_random_reads: int = 20_000
+    lazy_files: int = 40
+    lazy_file_bytes: int = 32 << 20
+    lazy_trees: int = 20
 
 
 SMALL = Scale(
@@ -58,4 +64,10 @@ SMALL = Scale(
     written_files=200,
     written_file_bytes=1 << 10,
     hang_seconds=5,
+    lazy_bytes=40 << 20,
+    lazy_read_bytes=20 << 20,
+    lazy_random_reads=100,
+    lazy_files=10,
+    lazy_file_bytes=2 << 20,
+    lazy_trees=2,
 )

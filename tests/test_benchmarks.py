@@ -197,6 +197,8 @@ _PARTS = {
     "push": ["push-blob", "push-files", "push-many"],
     "again": ["again-blob", "again-files", "again-many", "again-spread"],
     "pod-end": ["pod-end", "pod-end-hang", "push-memory"],
+    "lazy": ["lazy-first", "lazy-reads", "lazy-memory"],
+    "lazy-pulls": ["lazy-cold", "lazy-some"],
 }
 
 
@@ -206,7 +208,13 @@ def test_parts_are_all_rows() -> None:
 
 
 @pytest.mark.needs("root", "registry")
-@pytest.mark.parametrize("names", _PARTS.values(), ids=_PARTS)
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(names, id=part, marks=[pytest.mark.needs("fuse")] if part.startswith("lazy") else [])
+        for part, names in _PARTS.items()
+    ],
+)
 def test_small_run_measures_every_row_and_leaves_nothing(names: list[str], tmp_path: Path, short_path: Path) -> None:
     document, table = tmp_path / "figures.json", tmp_path / "table.md"
     only = [part for name in names for part in ("--only", name)]
@@ -222,6 +230,8 @@ def test_small_run_measures_every_row_and_leaves_nothing(names: list[str], tmp_p
         assert all(sample is not None and sample >= 0 for figure in ours for sample in figure["samples"]), ran.stderr
     assert table.read_text() in ran.stdout
     assert all(rows[name]["goals"][0]["reached"] for name in names if name == "herd"), "a blob was fetched twice"
+    fetched = [goal for name in names if name == "lazy-some" for goal in rows[name]["goals"]]
+    assert all(goal["reached"] for goal in fetched), "a lazy volume fetched what nobody had read"
     assert list(short_path.iterdir()) == []
     assert _processes_of(short_path) == []
 
