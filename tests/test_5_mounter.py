@@ -153,7 +153,7 @@ def test_process_that_cannot_serve_is_begun_again_with_pauses(mounter: RunningMo
     assert content_of(file) == CONTENT
 
 
-def test_process_has_its_own_device_and_no_privilege(mounter: RunningMounter, driver: HoldingDriver) -> None:
+def test_process_has_its_own_device_and_memory_and_no_privilege(mounter: RunningMounter, driver: HoldingDriver) -> None:
     for number in range(3):
         file = driver.add(number, CONTENT)
         driver.mount(number)
@@ -168,6 +168,7 @@ def test_process_has_its_own_device_and_no_privilege(mounter: RunningMounter, dr
         for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
             assert int(status[kind], 16) == 0
         assert status["NoNewPrivs"] == "1"
+        assert "rw-s" not in Path(f"/proc/{pid}/maps").read_text()  # memory that others write, too
         assert os.getsid(pid) == pid != own
         scores = [int(Path(f"/proc/{one}/oom_score_adj").read_text()) for one in (pid, own)]
         assert scores[0] > scores[1] or scores == [1000, 1000]
