@@ -25,7 +25,7 @@ def driver_pods() -> list[str]:
 def pods_of(component: str) -> list[str]:
     """Return the pods of the driver, on nodes or as controller, or of the mounter."""
     found = get("pods", "--selector", f"app.kubernetes.io/component={component}", namespace=SYSTEM)
-    return [pod["metadata"]["name"] for pod in found["items"]]
+    return [pod["metadata"]["name"] for pod in found["items"]] if found else []
 
 
 def told(pod: str, sentence: str) -> bool:

@@ -149,7 +149,7 @@ def test_process_when_its_last_pod_is_deleted_ends() -> None:
 def test_volume_when_driver_and_mounter_are_gone_is_dead_and_goes_with_its_pod(
     settings: Settings, parts: dict[str, str], no_mounter: Callable[[], None]
 ) -> None:
-    pod = lazy_pod("oras-dead", settings, READ.format(start=850, parts=PARTS))
+    pod = lazy_pod("oras-dead", settings, READ.format(start=700, parts=PARTS))
     apply(pod, NAMESPACE)
     try:
         wait_ready("oras-dead", NAMESPACE)
