@@ -123,7 +123,7 @@ class _Program:
     async def _report(self) -> None:
         while True:
             await trio.sleep(_REPORT_SECONDS)
-            if self._statistics.reads and self._driver.tell(self._statistics.message()):
+            if self._statistics != Statistics() and self._driver.tell(self._statistics.message()):
                 self._statistics.forget()
 
 
