@@ -22,10 +22,10 @@ from csi_oras.errors import (
     ContentChangedError,
     LimitExceededError,
     PushRefusedError,
+    RegistryUnavailableError,
     UnauthenticatedError,
     UnsupportedContentError,
     VolumeBusyError,
-    VolumeNotFoundError,
 )
 from csi_oras.oci.digest import Digest
 from csi_oras.registry.credentials import to_text
@@ -379,14 +379,22 @@ def test_registry_that_is_down_is_tried_until_it_is_back(at: Outboxing, fake: Fa
     entry = at.capture(target, {"a": b"1"})
     fake.bend("/v2/", status(503), times=8)
     future = at.outbox.begin(entry.writing)
-    wait_for(lambda: entry.state().error != "")
-    assert not future.done()
+    assert isinstance(future.exception(60), RegistryUnavailableError)  # nobody waits for longer
     state = entry.state()
     assert (state.state, state.attempts) == (EntryState.WAITING, 1)
     assert kept(entry.writing) == {"a": b"1"}
     at.resume()
     at.retry(entry)
-    assert future.result(60)
+    wait_for(lambda: not entry.writing.directory.exists())
+    assert titles(fake) == {"a": b"1"}
+
+
+def test_registry_that_is_back_has_at_once_what_waits_for_it(at: Outboxing, fake: FakeRegistry, target: str) -> None:
+    waiting = at.capture(target, {"a": b"1"})
+    waiting.save(OutboxState(attempts=9, error="is unreachable", due=time.time() + 300))
+    at.push(at.capture(f"{fake.address}/t/other:v1", {"b": b"2"}))
+    at.outbox.look()
+    wait_for(lambda: not waiting.writing.directory.exists())
     assert titles(fake) == {"a": b"1"}
 
 
@@ -399,14 +407,14 @@ def test_full_disk_that_takes_no_note_of_an_attempt_does_not_shorten_the_pauses(
         (entry.writing.upper / "d/link").symlink_to("file")  # has to be packed
         disk.fill()
         began = time.monotonic()
-        future = at.outbox.begin(entry.writing)
+        at.outbox.begin(entry.writing)
         at.resume()
         wait_for(lambda: fake.count("/manifests/v1", "HEAD") == 3)
         assert time.monotonic() - began > 0.75 + 1.5  # and not as often as somebody looks
         assert entry.state() == OutboxState()
         disk.clear()
         wait_for(lambda: _is_retried(entry))
-        assert future.result(60)
+        wait_for(lambda: not entry.writing.directory.exists())
         at.close()
 
 
@@ -499,7 +507,7 @@ def test_refusals_are_believed_after_some_and_a_retry_pushes(at: Outboxing, fake
         wait_for(lambda number=number: entry.state().refusals == number)  # type: ignore[misc]
         at.retry(entry)
     assert isinstance(future.exception(60), AccessDeniedError)
-    assert entry.state().state is EntryState.FAILED
+    wait_for(lambda: entry.state().state is EntryState.FAILED and bool(at.told))
     assert kept(entry.writing) == {"a": b"1"}
     assert at.told[-1][0] is Reason.PUSH_FAILED
     assert entry.id in at.told[-1][1]
@@ -597,18 +605,6 @@ def test_entry_is_pushed_by_one_process_only(at: Outboxing, fake: FakeRegistry, 
     at.resume()
     assert future.result(60)
     assert tags(fake) == {"v1"}
-
-
-def test_who_waits_for_what_was_dropped_is_told(at: Outboxing, fake: FakeRegistry, target: str) -> None:
-    entry = at.capture(target, {"a": b"1"})
-    fake.bend("/v2/", status(503))
-    future = at.outbox.begin(entry.writing)
-    wait_for(lambda: entry.state().error != "")
-    wait_for(lambda: not entry.is_locked())
-    at.outbox.drop(entry)
-    at.resume()
-    assert isinstance(future.exception(60), VolumeNotFoundError)
-    assert list((at.state / "outbox").iterdir()) == []
 
 
 def test_torn_document_is_kept_and_holds_up_nobody(at: Outboxing, target: str) -> None:

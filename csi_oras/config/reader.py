@@ -20,7 +20,8 @@ _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 _DURATION = re.compile(r"(?=\d)(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?", re.ASCII)
 
 _NAMESPACES = re.compile(r"[a-z0-9*?-]{1,63}", re.ASCII)
-_REPOSITORIES = re.compile(r"(?!/)(?!.*//)(?=.*(?:/|\*\*))[A-Za-z0-9._:/\[\]*?-]{1,1000}", re.ASCII)
+_REPOSITORIES = re.compile(r"(?!/)(?!.*//)[A-Za-z0-9._:/\[\]*?-]{1,1000}", re.ASCII)
+"""Also what has no slash and matches nothing: as a glob it is one."""
 _NULL = "tag:yaml.org,2002:null"
 
 _Section = TypeVar("_Section")
@@ -128,7 +129,7 @@ def read_text(node: yaml.Node) -> str:
 
 
 def read_repositories(node: yaml.Node) -> Glob:
-    """Read a glob over registry/repository: what none is called would never match."""
+    """Read a glob over registry/repository; a URL is a mistake."""
     text = read_text(node)
     if not _REPOSITORIES.fullmatch(text):
         cause = f'"{printable(text, 80)}" is no registry/repository, nor a glob over them such as ghcr.io/acme/**'

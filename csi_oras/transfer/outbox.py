@@ -98,9 +98,11 @@ class Outbox:
         """What a full disk did not take, by entry, and what is on it instead; whoever changes that is believed."""
         self._is_new = True
         self._is_closed = False
+        self._back: set[str] = set()
+        """Registries that have taken something since the last look: what waits for them waits no longer."""
 
     def begin(self, writing: Writing) -> Future[Digest]:
-        """Push a captured volume soon; the future has the digest, or why it is not pushed, once that is for good."""
+        """Push a captured volume soon; the future has the digest, or why the first attempt has not pushed it."""
         entry, future = OutboxEntry(writing), Future[Digest]()
         future.set_running_or_notify_cancel()  # who stops waiting cancels nothing
         with self._lock:
@@ -145,11 +147,12 @@ class Outbox:
             self._hold()
             self._is_new = False
         with self._lock:
-            waited_for = set(self._futures)
+            waited_for, back, self._back = set(self._futures), self._back, set()
         entries = {entry.id: entry for entry in self._entries.all()}
         for entry in entries.values():
             state = self._state(entry)
-            if state.state is not EntryState.FAILED and state.due <= self._clock():
+            is_due = state.due <= self._clock() or (not state.refusals and _registry(entry) in back)
+            if state.state is not EntryState.FAILED and is_due:
                 self._start(entry)
         with self._lock:
             self._unsaved = {name: states for name, states in self._unsaved.items() if name in entries}
@@ -191,11 +194,8 @@ class Outbox:
             if entry.id in self._busy or self._is_closed:
                 return
             self._busy.add(entry.id)
-        registry = ""
-        with suppress(CsiOrasError):  # the attempt will say so
-            registry = entry.writing.volume().reference.repository.registry
         try:
-            work = self._turns.submit(registry, entry.id, partial(self._work, entry))
+            work = self._turns.submit(_registry(entry), entry.id, partial(self._work, entry))
         except RuntimeError:  # nothing begins any more
             return
         work.add_done_callback(lambda _: self._end(entry))
@@ -240,6 +240,8 @@ class Outbox:
         reference = str(written.reference)
         logger.info("volume pushed", reference=reference, entry=entry.id, sent=written.sent)
         self._metrics.observe_push(PushOutcome.OK, written.sent)
+        with self._lock:
+            self._back.add(volume.reference.repository.registry)
         if written.is_second:
             message = f"{volume.reference} was moved meanwhile by somebody else; what the pod wrote is {reference}"
             logger.warning("a tag was moved meanwhile", reference=str(volume.reference), pushed=reference)
@@ -282,6 +284,7 @@ class Outbox:
             self._give_up(entry, error)
         else:
             logger.warning("a volume was not pushed, it is tried again", entry=entry.id, cause=error.message)
+            self._settle(entry.id, error)  # a pod that ends waits for no registry to come back
 
     def _give_up(self, entry: OutboxEntry, error: CsiOrasError) -> None:
         message = f"{error.message}; it stays on the node as {entry.id}, see: csi-oras outbox ls"
@@ -299,3 +302,9 @@ class Outbox:
             future.set_result(outcome)
         else:
             future.set_exception(outcome)
+
+
+def _registry(entry: OutboxEntry) -> str:
+    with suppress(CsiOrasError):  # the attempt will say so
+        return entry.writing.volume().reference.repository.registry
+    return ""
