@@ -140,7 +140,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
 def _parse_plan(document: dict[str, Any]) -> Plan:
     entries = tuple(
         PlanEntry(
-            name=Name.parse(entry["name"], portable=False),
+            name=Name(tuple(entry["name"].split("/"))),  # ours, as the name of the tree shows
             blob=Descriptor(
                 media_type="application/octet-stream", digest=Digest.parse(entry["blob"]), size=entry["size"]
             ),

@@ -27,6 +27,7 @@ from csi_oras.transfer.turns import Turns
 
 _SHARE = 64
 """Reads that wait for one registry at a time."""
+_AHEAD_SHARE = 4
 _LARGEST_MESSAGE = 64 << 10
 _SEND_SECONDS = 5
 _BACKLOG = 128
@@ -42,6 +43,7 @@ class LazyServer:
         self._count = count
         trees.listen(self._poison)
         self._turns = Turns("read", _SHARE)
+        self._ahead = Turns("read-ahead", _AHEAD_SHARE)
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
 
@@ -71,6 +73,7 @@ class LazyServer:
     def close(self) -> None:
         """Fetch nothing more."""
         self._turns.close()
+        self._ahead.close()
 
     def _accept(self, listening: socket.socket) -> None:
         while True:
@@ -89,7 +92,9 @@ class LazyServer:
                     connection.send({"op": "poison", "blob": str(digest)})
                 while message := connection.receive():
                     self._answer(connection, tree, message)
-        except (OSError, ValueError, LookupError, TypeError, CsiOrasError) as error:
+        except OSError:  # it was killed
+            return
+        except (ValueError, LookupError, TypeError, CsiOrasError) as error:
             logger.warning("a FUSE process says what is not understood", cause=type(error).__name__)
         finally:
             with self._lock:
@@ -108,8 +113,10 @@ class LazyServer:
         digest, start, end = Digest.parse(message["blob"]), int(message["start"]), int(message["end"])
         if not tree.has(digest, start, end):
             raise ValueError("no such bytes")
-        if message["op"] == "ahead":
-            tree.advance(digest, start, end)
+        if (
+            message["op"] == "ahead"
+        ):  # may take a look for a credential; the next message is what is wanted now
+            self._ahead.submit(tree.registry, tree, partial(tree.advance, digest, start, end))
             return
         show = partial(tree.show, digest, start, end, int(message["have"]))
         shown = self._turns.submit(tree.registry, tree, show)
