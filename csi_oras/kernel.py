@@ -7,8 +7,10 @@ descriptor, so that no path is walked twice.
 import ctypes
 import fcntl
 import os
+import select
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 AT_FDCWD = -100
@@ -226,6 +228,15 @@ def mount_point(directory: int, name: str) -> MountPoint:
 def device_minor(descriptor: int) -> int:
     """Return the minor number of the device that a file is on, without waking a file system's daemon."""
     return int(_statx(descriptor, "", AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, 0).devices[3])
+
+
+def is_over(device: int) -> bool:
+    """Say whether the connection of a descriptor of `/dev/fuse` has ended, or never was."""
+    poll = select.poll()
+    poll.register(device, 0)
+    with suppress(OSError):
+        return any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+    return True
 
 
 def is_sealed(descriptor: int) -> bool:

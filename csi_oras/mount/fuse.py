@@ -181,6 +181,21 @@ def mounted_at(target: Target) -> LazyMount | None:
     return next((mount for mount in mounts() if mount.mount_id == found.mount_id), None)
 
 
+def shows(device: int, shown: LazyMount) -> bool:
+    """Say whether a mount is one of a connection, and that stands.
+
+    Raises:
+        StoreBrokenError: the kernel does not say.
+    """
+    if kernel.is_over(device):
+        return False
+    detached = mount(device, shown.tree, noexec=False)
+    try:
+        return kernel.device_minor(detached) == shown.minor
+    finally:
+        os.close(detached)
+
+
 def abort(minor: int) -> None:
     """End a connection, whoever serves it or does not: every reader gets an error, now and later.
 

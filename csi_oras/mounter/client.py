@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -220,14 +221,16 @@ def _watch(connect: Callable[[], Mounter], met: Callable[[], None]) -> None:
             connect().wait_until_gone(met)
             failures = 0
             logger.warning("the mounter has ended: lazy volumes wait for the next")
-        except CsiOrasError as error:
-            if not failures:
-                logger.error("lazy volumes wait for a mounter", cause=error.message)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the next mounter may do better)
             failures += 1
-        except Exception:  # noqa: BLE001 (whatever it is, the next mounter may do better)
-            logger.exception("a bug: a mounter is not told of lazy volumes")
-            failures += 1
+            if failures == 1:
+                with suppress(OSError):
+                    logger.error("lazy volumes wait for a mounter", cause=str(error), exc_info=_unforeseen(error))
         time.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
+
+
+def _unforeseen(error: Exception) -> Exception | None:
+    return None if isinstance(error, CsiOrasError) else error
 
 
 def _spawn(path: Path, state_dir: Path, log: Path) -> "subprocess.Popen[bytes]":

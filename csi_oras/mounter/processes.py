@@ -6,16 +6,15 @@ waits for the end of one is called when it has ended, and not before.
 """
 
 import os
-import select
 import selectors
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+from csi_oras import kernel
 from csi_oras.fuse.program import Settings
 from csi_oras.mounter import child
 from csi_oras.telemetry.logs import logger
@@ -67,7 +66,7 @@ class Processes:
         if found is None:
             found = self._held[settings.tree] = _Held(settings)
             self._begin(found)
-        elif found.gone or is_over(found.settings.device):
+        elif found.gone or kernel.is_over(found.settings.device):
             self.drop(settings.tree, partial(self.hold, settings, held))
             return
         else:
@@ -133,7 +132,7 @@ class Processes:
         self._selector.unregister(held.pidfd)
         os.close(held.pidfd)
         pid, held.pid, held.due = held.pid, 0, None
-        if held.gone or is_over(held.settings.device):
+        if held.gone or kernel.is_over(held.settings.device):
             self._forget(held)
             logger.info("a lazy volume has ended", tree=held.settings.tree, pid=pid)
         else:
@@ -151,12 +150,3 @@ class Processes:
         os.close(held.settings.device)
         for call in held.gone:
             call()
-
-
-def is_over(device: int) -> bool:
-    """Say whether the connection of a descriptor of `/dev/fuse` has ended, or never was."""
-    poll = select.poll()
-    poll.register(device, 0)
-    with suppress(OSError):
-        return any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
-    return True

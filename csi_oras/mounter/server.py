@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from csi_oras import kernel
 from csi_oras.endpoint import private_path
 from csi_oras.errors import CsiOrasError, HostileContentError, InvalidConfigError
 from csi_oras.fuse.program import Settings
 from csi_oras.mounter import protocol
-from csi_oras.mounter.processes import Processes, is_over
+from csi_oras.mounter.processes import Processes
 from csi_oras.mounter.protocol import Message
 from csi_oras.oci import document
 from csi_oras.telemetry.logs import logger
@@ -138,7 +139,7 @@ class Server:
         found = [os.fstat(descriptor) for descriptor in message.descriptors]
         if any(not stat.S_ISCHR(one.st_mode) or one.st_rdev != _DEVICE for one in found):
             raise HostileContentError(_REQUEST, "comes with a descriptor that is not one of /dev/fuse")
-        if any(map(is_over, message.descriptors)):
+        if any(map(kernel.is_over, message.descriptors)):
             raise HostileContentError(_REQUEST, "comes with a connection that has ended")
         return Settings(tree=tree, plan=plan, driver=driver, device=message.take())
 

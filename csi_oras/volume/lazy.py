@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from csi_oras import kernel
 from csi_oras.errors import CsiOrasError, StoreBrokenError
 from csi_oras.lazy.server import LazyServer
 from csi_oras.lazy.trees import LazyTrees, Listener
@@ -56,6 +57,8 @@ class LazyVolumes:
         self._locks = KeyedLocks()
         self._devices: dict[str, int] = {}
         self._has_started = threading.Event()
+        self._has_met = False
+        """Whether it is known what the mounter holds, as it is from then on."""
 
     def listen(self, listener: Listener) -> None:
         """Tell `listener` of blobs that are found to be wrong when pods have read some of them."""
@@ -63,9 +66,8 @@ class LazyVolumes:
 
     def hindrance(self) -> str:
         """Return why no volume can be lazy on this node, or nothing."""
-        if not self._has_started.wait(_START_SECONDS):
-            return "lazy volumes are not served yet"
         try:
+            self._wait_until_met()
             os.close(fuse.open_device())
             self._connect()
         except CsiOrasError as error:
@@ -103,10 +105,18 @@ class LazyVolumes:
         return fuse.mounted_at(target) is not None
 
     def artifact_at(self, target: Target) -> LazyArtifact | None:
-        """Return what is shown at `target` by a lazy volume that is alive."""
+        """Return what is shown at `target` by a lazy volume that is alive.
+
+        Raises:
+            StoreBrokenError: nobody knows yet what the mounter holds.
+        """
         mount = fuse.mounted_at(target)
-        tree = self._trees.find(mount.tree) if mount and mount.tree in self._devices else None
-        return tree.artifact if tree else None
+        if mount is None:
+            return None
+        self._wait_until_met()
+        with self._locks.hold(mount.tree):
+            device, tree = self._devices.get(mount.tree), self._trees.find(mount.tree)
+            return tree.artifact if tree and device is not None and fuse.shows(device, mount) else None
 
     def detach(self, target: Target) -> None:
         """Take a lazy volume away, and its tree if it was the last; nobody is asked who might not answer.
@@ -142,9 +152,8 @@ class LazyVolumes:
                 self._end_unless_shown(tree.artifact.tree)
         if mounted:
             self._meet_at_last()
+        self._has_met = self._has_met or not mounted
         self._has_started.set()
-        for name in mounted - self._devices.keys():
-            logger.error("a lazy volume is dead, for nobody held it any more; its pod has to begin anew", tree=name)
 
     def accompany(self) -> None:
         """Agree with the mounter, and return when it has gone, so that the next one is given what it needs.
@@ -152,7 +161,7 @@ class LazyVolumes:
         Raises:
             StoreBrokenError: there is none.
         """
-        if self._devices:
+        if self._has_started.is_set() and (self._devices or not self._has_met):
             self._connect().wait_until_gone(self.meet)
 
     def meet(self) -> None:
@@ -172,7 +181,11 @@ class LazyVolumes:
             with self._locks.hold(name):
                 self._end_unless_shown(name)
                 if name in self._devices and name not in held:
-                    self._hold(mounter, name)
+                    self._hold_on(mounter, name)
+        if not self._has_met:
+            self._has_met = True
+            for name in {mount.tree for mount in fuse.mounts()} - self._devices.keys():
+                logger.error("a lazy volume is dead, for nobody held it any more; its pod has to begin anew", tree=name)
 
     def index(self, make: Callable[[Descriptor], object]) -> None:
         """Have `make` make a chunk index of each blob that has come whole, and had none."""
@@ -185,6 +198,18 @@ class LazyVolumes:
 
     def _hold(self, mounter: Mounter, name: str) -> None:
         mounter.hold(name, self._devices[name], self._trees.kept.plan(name), self._trees.kept.socket)
+
+    def _hold_on(self, mounter: Mounter, name: str) -> None:
+        if kernel.is_over(self._devices[name]):  # somebody has ended it; the others are held on
+            self._release(name)
+        else:
+            self._hold(mounter, name)
+
+    def _wait_until_met(self) -> None:
+        if not self._has_started.wait(_START_SECONDS):
+            raise StoreBrokenError("lazy volumes", "are not served yet", "see the log of the driver")
+        if not self._has_met:
+            self.meet()
 
     def _meet_at_last(self) -> None:
         try:
@@ -204,12 +229,13 @@ class LazyVolumes:
     def _mount(self, name: str, *, noexec: bool) -> int:
         if name in self._devices:
             try:
-                return fuse.mount(self._devices[name], name, noexec=noexec)
+                if not kernel.is_over(self._devices[name]):
+                    return fuse.mount(self._devices[name], name, noexec=noexec)
             except StoreBrokenError as error:
                 if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENOTCONN:
                     raise
-                self._drop(name)  # somebody has ended it
-                self._release(name)
+            self._drop(name)  # somebody has ended it
+            self._release(name)
         return self._begin(name, noexec=noexec)
 
     def _begin(self, name: str, *, noexec: bool) -> int:

@@ -208,7 +208,9 @@ class Volumes:
             where = printable(target.path, 300)
             cause = f"is published at {where} with other attributes"
             raise VolumeConflictError(f"volume {_short(request.volume_id)}", cause, "unpublish it first")
-        if request.attributes.lazy:
+        if self._lazy.is_at(target):
+            if self._lazy.artifact_at(target) is None:
+                return self._adoption.adopt(request, target)  # which takes away what is dead
             self._lazy.renew(target, self._wanted.pull(request).credential)
         return True
 
