@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ from csi_oras.mount import fuse
 from csi_oras.mount.target import Target
 from csi_oras.mounter import client
 from csi_oras.mounter.client import Mounter
+from csi_oras.telemetry import logs
+from tests.support import fuse_reading
 from tests.support.fuse_driver import FakeDriver, Source
 from tests.support.fuse_mounting import digest_of, plan_of
 
@@ -197,6 +199,63 @@ class HoldingDriver:
         client.watch(lambda: Mounter.connect(self.directory / "mounter.sock"), self.meet)
 
 
+_READ = """
+import select, sys
+from pathlib import Path
+from tests.support import fuse_reading
+kind, path, truth = sys.argv[1:]
+content = Path(truth).read_bytes()
+while not select.select([sys.stdin], [], [], 0.02)[0]:
+    for _ in fuse_reading._WAYS[kind](path, content):
+        pass
+    print(kind, flush=True)
+"""
+
+
+class Readers:
+    """Read files in every way, again and again, until the with statement ends, and hold each byte against the truth."""
+
+    def __init__(self, files: Mapping[Path, Path]) -> None:
+        """Read `files`: the truth, by path."""
+        self._ways = [(kind, str(path), str(truth)) for path, truth in files.items() for kind in fuse_reading.KINDS]
+        self.failures: list[str] = []
+        self.passes = 0
+
+    def __enter__(self) -> Self:
+        pipe = subprocess.PIPE
+        self._processes = [
+            subprocess.Popen([sys.executable, "-c", _READ, *way], cwd=_ROOT, stdin=pipe, stdout=pipe, stderr=pipe)
+            for way in self._ways
+        ]
+        self._threads = [threading.Thread(target=self._count, args=(process,)) for process in self._processes]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            assert process.stdin
+            process.stdin.close()
+        for process, thread, way in zip(self._processes, self._threads, self._ways, strict=True):
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                self.failures.append(f"{way} hangs")
+                process.kill()
+            thread.join()
+
+    def _count(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout
+        assert process.stderr
+        with process.stdout, process.stderr:
+            for _ in process.stdout:
+                self.passes += 1
+            if said := process.stderr.read():
+                self.failures.append(said.decode()[-300:])
+
+
 def children_of(pid: int) -> list[int]:
     """Return the processes that one has begun."""
     found = []
@@ -207,21 +266,40 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def spawn_driver(directory: Path, count: int) -> "subprocess.Popen[bytes]":
-    """Start a driver of `count` trees, whose contents are in `truth`, and return when it has them all."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.mounting", str(directory), str(count)], cwd=_ROOT, stdout=subprocess.PIPE
-    )
-    assert process.stdout
-    with process.stdout as said:
-        assert said.readline() == b"ready\n"
-    return process
+class MortalDriver:
+    """A driver of `count` trees, whose contents are in `truth`, as a process of its own."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self._command = [sys.executable, "-m", "tests.support.mounting", str(directory), str(count)]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, and return when it has all of its trees."""
+        self._process = subprocess.Popen(self._command, cwd=_ROOT, stdout=subprocess.PIPE)
+        assert self._process.stdout
+        with self._process.stdout as said:
+            assert said.readline() == b"ready\n"
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+        self._process.wait()
 
 
 def _main(directory: Path, count: int) -> None:
     with HoldingDriver(directory) as driver:
         for number in range(count):
             driver.add(number, (directory / "truth" / str(number)).read_bytes())
+        logs.configure("text")
+        driver.files.delay = 0.02
         driver.meet()
         for number in range(count):
             if name_of(number) not in driver.devices:
