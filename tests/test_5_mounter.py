@@ -1,11 +1,14 @@
 """The mounter: what it holds is served, and nothing else; it leaves nothing behind, and can be asked anything."""
 
+import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from csi_oras.app import DEFAULT_STATE_DIR
+from csi_oras.cli.mounter import mounter as command
 from csi_oras.errors import StoreBrokenError
 from csi_oras.mount import fuse
 from csi_oras.mounter import protocol
@@ -346,3 +351,42 @@ def test_process_lives_while_its_log_does_not(short_path: Path, monkeypatch: pyt
             assert content_of(file) == CONTENT
             assert running.process
             assert children_of(running.process.pid)
+
+
+def test_process_serves_only_when_that_of_an_earlier_mounter_does_not(
+    mounter: RunningMounter, driver: HoldingDriver
+) -> None:
+    """Whoever serves holds a lock, which the kernel gives back when he is gone."""
+    file = driver.add(1, CONTENT)
+    earlier = os.open(driver.lazy / name_of(1), os.O_RDONLY)
+    fcntl.flock(earlier, fcntl.LOCK_EX)
+    driver.mount(1)
+    (pid,) = mounter.children()
+    eventually(lambda: re.search(rf"-> FLOCK .* {pid} ", Path("/proc/locks").read_text()), "it does not wait")
+    assert not driver.files.heard
+    os.close(earlier)
+    assert content_of(file) == CONTENT
+    assert mounter.children() == [pid]
+
+
+def test_command_has_the_state_directory_of_the_driver() -> None:
+    defaults = {option.name: option.default for option in command.params}
+    assert defaults["state_dir"] == DEFAULT_STATE_DIR
+    assert defaults["endpoint"] == "unix:///run/csi-oras/mounter.sock"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "before", "said"),
+    [
+        ("tcp://127.0.0.1:1", "", "write it as unix:///path/name.sock"),
+        (f"unix:///{'d' * 100}/mounter.sock", "", "too long for a unix socket"),
+        ("unix:///proc/mounter.sock", "", "cannot be listened on"),
+        ("unix:///proc/mounter.sock", "sys.modules['pyfuse3'] = None", "pip install 'csi-oras[fuse]'"),
+    ],
+)
+def test_mounter_that_cannot_start_says_why(endpoint: str, before: str, said: str) -> None:
+    script = f"import sys; {before}\nfrom csi_oras.cli import main; main(['mounter', '--endpoint', {endpoint!r}])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

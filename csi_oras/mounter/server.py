@@ -30,7 +30,7 @@ from csi_oras.telemetry.logs import logger
 
 _DEVICE = os.makedev(10, 229)
 """/dev/fuse (Linux, admin-guide/devices.txt)."""
-_BACKLOG, _MOST_CONNECTIONS = 128, 256
+_BACKLOG, _MOST_CONNECTIONS = 1024, 1024
 _PATIENCE_SECONDS, _LOOK_SECONDS = 5.0, 0.1
 """How long the mounter before this one may take to end."""
 _LONGEST_PATH = 4095
