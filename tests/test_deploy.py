@@ -198,6 +198,11 @@ def test_mounter_is_wherever_the_driver_is_and_replaced_by_hand_alone() -> None:
         assert pod_of("mounter")[key] == pod_of("node")[key]
 
 
+def test_mounter_that_is_deleted_with_the_driver_outlives_it() -> None:
+    _, seconds = containers("mounter")["mounter"]["lifecycle"]["preStop"]["exec"]["command"]
+    assert 5 < int(seconds) < pod_of("mounter")["terminationGracePeriodSeconds"]
+
+
 def test_mounter_has_no_device_no_store_and_nothing_that_restarts_it() -> None:
     (container,) = containers("mounter").values()
     assert set(mounted(container)) == set(host_paths("mounter")) == {"socket", "plans"}
