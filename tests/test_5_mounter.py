@@ -1,17 +1,14 @@
 """The mounter: what it holds is served, and nothing else; it leaves nothing behind, and can be asked anything."""
 
 import fcntl
-import json
 import os
 import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,7 @@ from csi_oras.errors import StoreBrokenError
 from csi_oras.mount import fuse
 from csi_oras.mounter import protocol
 from csi_oras.mounter.client import Mounter, Process
-from tests.support.mounting import HoldingDriver, RunningMounter, children_of, eventually, name_of
+from tests.support.mounting import HoldingDriver, RunningMounter, children_of, descriptors_of, eventually, name_of
 
 pytestmark = pytest.mark.needs("root", "fuse")
 CONTENT = os.urandom(300_000)
@@ -31,13 +28,6 @@ CONTENT = os.urandom(300_000)
 @pytest.fixture
 def mounter(short_path: Path) -> Iterator[RunningMounter]:
     with RunningMounter(short_path) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMounter]:
-    """A mounter that is asked for all that it must refuse."""
-    with RunningMounter(tmp_path_factory.mktemp("m")) as running:
         yield running
 
 
@@ -51,32 +41,6 @@ def content_of(path: Path) -> bytes:
     return subprocess.run(["cat", str(path)], capture_output=True, timeout=60, check=True).stdout
 
 
-def descriptors(pid: int) -> list[str]:
-    """Return what a process has open, without the numbers of sockets."""
-    found = []
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
-            found.append(str(descriptor.readlink()).partition(":[")[0])
-    return sorted(found)
-
-
-def own_descriptors(mounter: RunningMounter) -> list[str]:
-    """Return what the mounter itself has open when nobody is connected."""
-    assert mounter.process
-    pid = mounter.process.pid
-    eventually(lambda: descriptors(pid).count("socket") == 1, "a connection is left")
-    return descriptors(pid)
-
-
-def ask(mounter: RunningMounter, content: bytes, *sent: int) -> protocol.Message | None:
-    """Say anything."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connected:
-        connected.settimeout(10)
-        connected.connect(str(mounter.socket))
-        socket.send_fds(connected, [content], sent)
-        return protocol.receive(connected)
-
-
 def test_hold_serves_a_tree(mounter: RunningMounter, driver: HoldingDriver) -> None:
     file = driver.add(1, CONTENT)
     driver.mount(1)
@@ -87,10 +51,10 @@ def test_hold_serves_a_tree(mounter: RunningMounter, driver: HoldingDriver) -> N
 def test_hold_of_what_is_held_changes_nothing(mounter: RunningMounter, driver: HoldingDriver) -> None:
     driver.add(1, CONTENT)
     driver.mount(1)
-    before = mounter.client.processes(), own_descriptors(mounter)
+    before = mounter.client.processes(), mounter.descriptors()
     for _ in range(20):
         driver.hold(1, driver.devices[name_of(1)])
-    assert (mounter.client.processes(), own_descriptors(mounter)) == before
+    assert (mounter.client.processes(), mounter.descriptors()) == before
 
 
 def test_list_returns_the_connection(mounter: RunningMounter, driver: HoldingDriver) -> None:
@@ -110,7 +74,7 @@ def test_drop_ends_the_process_and_lets_go(mounter: RunningMounter, driver: Hold
     driver.mount(1)
     mounter.client.drop(name_of(1))
     assert (mounter.client.processes(), mounter.children()) == ({}, [])
-    assert "/dev/fuse" not in own_descriptors(mounter)
+    assert "/dev/fuse" not in mounter.descriptors()
     mounter.client.drop(name_of(1))
 
 
@@ -166,7 +130,7 @@ def test_process_has_its_own_device_and_memory_and_no_privilege(mounter: Running
     assert mounter.process
     own = mounter.process.pid
     for pid in mounter.children():
-        found = descriptors(pid)
+        found = descriptors_of(pid)
         assert found.count("/dev/fuse") == 1
         assert not any("mounter.sock" in name for name in found)
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -180,7 +144,7 @@ def test_process_has_its_own_device_and_memory_and_no_privilege(mounter: Running
 
 
 def test_fifty_trees_are_held_and_let_go(mounter: RunningMounter, driver: HoldingDriver) -> None:
-    before = own_descriptors(mounter)
+    before = mounter.descriptors()
     names = {name_of(number) for number in range(50)}
     for number in range(50):
         driver.add(number, b"%d" % number * 1000)
@@ -193,7 +157,7 @@ def test_fifty_trees_are_held_and_let_go(mounter: RunningMounter, driver: Holdin
     for name in names:
         mounter.client.drop(name)
     assert (mounter.client.list(), mounter.children()) == ({}, [])
-    assert own_descriptors(mounter) == before
+    assert mounter.descriptors() == before
 
 
 def test_more_trees_than_descriptors_in_a_message_are_listed(mounter: RunningMounter, driver: HoldingDriver) -> None:
@@ -211,101 +175,6 @@ def test_more_trees_than_descriptors_in_a_message_are_listed(mounter: RunningMou
     assert all(stat.S_ISCHR(os.fstat(device).st_mode) for device in held.values())
     for descriptor in (*held.values(), *mounts):
         os.close(descriptor)
-
-
-GARBAGE = {
-    "nothing": b"\0",
-    "no object": b"[]",
-    "deep": b"[" * 60_000,
-    "no operation": b"{}",
-    "unknown operation": b'{"op":"mount"}',
-    "operation of another kind": b'{"op":1}',
-    "not UTF-8": b'{"op":"\xff"}',
-    "hold of nothing": b'{"op":"hold"}',
-    "hold without a device": b'{"op":"hold","id":"%s","plan":"STATE/p","driver":"STATE/d"}' % (b"a" * 64),
-    "drop of no name": b'{"op":"drop","id":"../../etc"}',
-    "list after a number": b'{"op":"list","after":7}',
-    "too large": b" " * 100_000,
-}
-
-
-@pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE)
-def test_garbage_is_refused(patient: RunningMounter, content: bytes) -> None:
-    answer = ask(patient, content.replace(b"STATE", bytes(patient.state)))
-    assert answer
-    assert answer.content.keys() == {"error"}
-    assert patient.client.processes() == {}
-
-
-BAD_HOLDS = {
-    "name in capitals": {"id": "A" * 64},
-    "name with a line feed": {"id": "a" * 63 + "\n"},
-    "plan elsewhere": {"plan": "/etc/passwd"},
-    "plan above": {"plan": "STATE/../plan.json"},
-    "plan beside": {"plan": "STATE-2/plan.json"},
-    "plan with a null": {"plan": "STATE/\0"},
-    "relative plan": {"plan": "plan.json"},
-    "driver elsewhere": {"driver": "/run/docker.sock"},
-    "driver of another kind": {"driver": ["STATE/driver.sock"]},
-}
-
-
-@pytest.mark.parametrize("wrong", BAD_HOLDS.values(), ids=BAD_HOLDS)
-def test_hold_with_what_does_not_fit_is_refused(patient: RunningMounter, wrong: dict[str, object]) -> None:
-    request = {"op": "hold", "id": "a" * 64, "plan": "STATE/p", "driver": "STATE/d"} | wrong
-    text = json.dumps(request).replace("STATE", str(patient.state))
-    before = own_descriptors(patient)
-    device = fuse.open_device()
-    mount = fuse.mount(device, "a" * 64, noexec=False)
-    try:
-        answer = ask(patient, text.encode(), device)
-        assert answer
-        assert answer.content.keys() == {"error"}
-    finally:
-        os.close(device)
-        os.close(mount)
-    assert own_descriptors(patient) == before
-
-
-def test_hold_of_another_file_is_refused_and_it_is_closed(patient: RunningMounter, tmp_path: Path) -> None:
-    request = {"op": "hold", "id": "a" * 64, "plan": f"{patient.state}/p", "driver": f"{patient.state}/d"}
-    file, unmounted = os.open(tmp_path, os.O_RDONLY), fuse.open_device()
-    before = own_descriptors(patient)
-    for sent in ([file], [unmounted], [unmounted, unmounted], [file] * 253):
-        answer = ask(patient, json.dumps(request).encode(), *sent)
-        assert answer
-        assert answer.content.keys() == {"error"}
-    os.close(file)
-    os.close(unmounted)
-    assert own_descriptors(patient) == before
-
-
-def test_who_does_not_listen_costs_nobody_else(mounter: RunningMounter) -> None:
-    silent = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(100)]
-    for connected in silent:
-        connected.connect(str(mounter.socket))
-    deaf = silent[0]
-    deaf.settimeout(0.2)
-    with suppress(OSError):  # it is hung up on
-        for _ in range(100_000):
-            deaf.send(b'{"op":"list"}')
-    assert mounter.client.processes() == {}
-    for connected in silent:
-        connected.close()
-
-
-def test_only_root_is_answered(mounter: RunningMounter) -> None:
-    mounter.directory.chmod(0o755)
-    assert stat.S_IMODE(mounter.socket.stat().st_mode) == 0o600
-    mounter.socket.chmod(0o666)  # and if it were for all
-    script = (
-        "import os,socket,sys; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
-        "s=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET); s.connect(sys.argv[1]);"
-        's.send(b\'{"op":"list"}\'); sys.exit(len(s.recv(99)))'
-    )
-    refused = subprocess.run(["python3", "-c", script, str(mounter.socket)], capture_output=True, check=False)
-    assert refused.returncode == 0 or b"ConnectionReset" in refused.stderr or b"BrokenPipe" in refused.stderr
-    assert "refuses a connection" in mounter.log
 
 
 def test_second_mounter_of_an_endpoint_is_refused(mounter: RunningMounter, driver: HoldingDriver) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from csi_oras.errors import StoreBrokenError
 from csi_oras.mounter.client import Mounter
-from tests.support.mounting import HoldingDriver, MortalDriver, Readers, RunningMounter, eventually, name_of
+from tests.support.fuse_readers import Readers
+from tests.support.mounting import HoldingDriver, MortalDriver, RunningMounter, eventually, name_of
 
 pytestmark = [pytest.mark.needs("root", "fuse"), pytest.mark.timeout(170)]
 CONTENTS = [random.Random(seed).randbytes(size) for seed, size in enumerate((3_000_000, 5_234_567))]  # noqa: S311 (any bytes)
@@ -91,7 +92,7 @@ def test_processes_that_are_killed_while_they_are_read_cost_a_pause(
 
 
 def test_mounter_that_is_killed_while_it_is_read_costs_a_pause(mounter: RunningMounter, driver: HoldingDriver) -> None:
-    driver.watch()
+    driver.accompany()
     driver.files.goes_on.clear()
     with readers(mounter.directory) as reading:
         wait_for_readers(driver)
@@ -152,6 +153,7 @@ START = """
 import sys, time
 from pathlib import Path
 from csi_oras.mounter.client import Mounter
+from tests.support.fuse_readers import Readers
 from tests.support.mounting import HoldingDriver
 directory = Path(sys.argv[1])
 Mounter.start_detached(directory / "mounter.sock", directory / "state")

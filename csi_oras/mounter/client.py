@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,14 +18,11 @@ from csi_oras.errors import CsiOrasError, StoreBrokenError, UnacceptableError, p
 from csi_oras.mounter import protocol
 from csi_oras.mounter.protocol import Message
 from csi_oras.oci import document
-from csi_oras.telemetry.logs import logger
 
 _SECONDS = 10.0
 _GRACE_SECONDS = 5.0
 """What a process has to end before it is killed."""
 _START_SECONDS, _LOOK_SECONDS = 30.0, 0.05
-_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds between attempts to find a mounter again, the last one from then on."""
 _LARGEST_LOG = 4 << 20
 _REMEDY = "see the log of the mounter"
 _starting = threading.Lock()
@@ -204,33 +200,6 @@ class Mounter:
                 if process.poll() is not None or time.monotonic() >= until:
                     raise StoreBrokenError(f"mounter at {path}", "cannot be started", f"see {log}") from None
             time.sleep(_LOOK_SECONDS)
-
-
-def watch(connect: Callable[[], Mounter], met: Callable[[], None]) -> None:
-    """Call `met` with every mounter that comes, the one that is there, too, in a thread that lives as we do.
-
-    `connect` finds a mounter, or starts one.
-    """
-    threading.Thread(target=_watch, args=(connect, met), name="mounter", daemon=True).start()
-
-
-def _watch(connect: Callable[[], Mounter], met: Callable[[], None]) -> None:
-    failures = 0
-    while True:
-        try:
-            connect().wait_until_gone(met)
-            failures = 0
-            logger.warning("the mounter has ended: lazy volumes wait for the next")
-        except Exception as error:  # noqa: BLE001 (whatever it is, the next mounter may do better)
-            failures += 1
-            if failures == 1:
-                with suppress(OSError):
-                    logger.error("lazy volumes wait for a mounter", cause=str(error), exc_info=_unforeseen(error))
-        time.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
-
-
-def _unforeseen(error: Exception) -> Exception | None:
-    return None if isinstance(error, CsiOrasError) else error
 
 
 def _spawn(path: Path, state_dir: Path, log: Path) -> "subprocess.Popen[bytes]":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +20,8 @@ from csi_oras import kernel
 from csi_oras.errors import StoreBrokenError
 from csi_oras.mount import fuse
 from csi_oras.mount.target import Target
-from csi_oras.mounter import client
 from csi_oras.mounter.client import Mounter
 from csi_oras.telemetry import logs
-from tests.support import fuse_reading
 from tests.support.fuse_driver import FakeDriver, Source
 from tests.support.fuse_mounting import digest_of, plan_of
 
@@ -95,6 +93,13 @@ class RunningMounter:
         """Return its processes."""
         assert self.process
         return children_of(self.process.pid)
+
+    def descriptors(self) -> list[str]:
+        """Return what it has open itself when nobody is connected."""
+        assert self.process
+        pid = self.process.pid
+        eventually(lambda: descriptors_of(pid).count("socket") == 1, "a connection is left")
+        return descriptors_of(pid)
 
     @property
     def log(self) -> str:
@@ -194,66 +199,15 @@ class HoldingDriver:
         for name in self.devices.keys() - held.keys():
             self.hold(int(name, 16), self.devices[name])
 
-    def watch(self) -> None:
-        """Meet every mounter."""
-        client.watch(lambda: Mounter.connect(self.directory / "mounter.sock"), self.meet)
+    def accompany(self) -> None:
+        """Meet every mounter, for ever."""
+        threading.Thread(target=self._accompany, daemon=True).start()
 
-
-_READ = """
-import select, sys
-from pathlib import Path
-from tests.support import fuse_reading
-kind, path, truth = sys.argv[1:]
-content = Path(truth).read_bytes()
-while not select.select([sys.stdin], [], [], 0.02)[0]:
-    for _ in fuse_reading._WAYS[kind](path, content):
-        pass
-    print(kind, flush=True)
-"""
-
-
-class Readers:
-    """Read files in every way, again and again, until the with statement ends, and hold each byte against the truth."""
-
-    def __init__(self, files: Mapping[Path, Path]) -> None:
-        """Read `files`: the truth, by path."""
-        self._ways = [(kind, str(path), str(truth)) for path, truth in files.items() for kind in fuse_reading.KINDS]
-        self.failures: list[str] = []
-        self.passes = 0
-
-    def __enter__(self) -> Self:
-        pipe = subprocess.PIPE
-        self._processes = [
-            subprocess.Popen([sys.executable, "-c", _READ, *way], cwd=_ROOT, stdin=pipe, stdout=pipe, stderr=pipe)
-            for way in self._ways
-        ]
-        self._threads = [threading.Thread(target=self._count, args=(process,)) for process in self._processes]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for process in self._processes:
-            assert process.stdin
-            process.stdin.close()
-        for process, thread, way in zip(self._processes, self._threads, self._ways, strict=True):
-            try:
-                process.wait(90)
-            except subprocess.TimeoutExpired:
-                self.failures.append(f"{way} hangs")
-                process.kill()
-            thread.join()
-
-    def _count(self, process: "subprocess.Popen[bytes]") -> None:
-        assert process.stdout
-        assert process.stderr
-        with process.stdout, process.stderr:
-            for _ in process.stdout:
-                self.passes += 1
-            if said := process.stderr.read():
-                self.failures.append(said.decode()[-300:])
+    def _accompany(self) -> None:
+        while True:
+            with suppress(StoreBrokenError):
+                self.mounter.wait_until_gone(self.meet)
+            time.sleep(0.05)
 
 
 def children_of(pid: int) -> list[int]:
@@ -264,6 +218,15 @@ def children_of(pid: int) -> list[int]:
             if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(entry.name))
     return found
+
+
+def descriptors_of(pid: int) -> list[str]:
+    """Return what a process has open, without the numbers of sockets."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(descriptor.readlink()).partition(":[")[0])
+    return sorted(found)
 
 
 class MortalDriver:
@@ -304,7 +267,7 @@ def _main(directory: Path, count: int) -> None:
         for number in range(count):
             if name_of(number) not in driver.devices:
                 driver.mount(number)
-        driver.watch()
+        driver.accompany()
         print("ready", flush=True)  # noqa: T201 (what the test waits for)
         threading.Event().wait()
 
