@@ -234,7 +234,7 @@ def push(fake: FakeRegistry, connect: Connect, directory: Path, contents: dict[s
     """Push files as the command does, and return the manifest."""
     for name, content in contents.items():
         (directory / name).write_bytes(content)
-    layers = layers_of(find_files([directory / name for name in contents]))
+    layers = layers_of(find_files([directory / name for name in contents]), directory)
     index = ChunkIndex.of(layer.chunks for layer in layers)
     made = manifest_of([layer.blob for layer in layers], index=index)
     Pusher().push(connect().pushes(), layers, made, Progress())

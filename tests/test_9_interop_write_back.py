@@ -178,20 +178,47 @@ def test_links_of_the_root_are_put_beside_by_oras_py(node: Driver, out: str, tmp
     assert {name: beside[name] for name in links} == {name: left[name] for name in links}
 
 
-def test_files_that_a_command_pushes_are_the_same_layers(node: Driver, out: str, tmp_path: Path) -> None:
-    def write(root: Path) -> None:
-        plant(root)
-        (root / "nothing in it").rmdir()  # an empty directory is packed, which the command does for nobody
+def many(root: Path) -> None:
+    """Write more files than there may be layers."""
+    for number in range(1_010):
+        (root / f"many/{number % 3}").mkdir(parents=True, exist_ok=True)
+        (root / f"many/{number % 3}/{number}").write_text(str(number))
+    (root / "one").write_bytes(b"1")
 
-    (tmp_path / "files").mkdir()
-    write(tmp_path / "files")
-    written(node, out, write)
-    ours = out.replace("/out:", "/pushed:")
-    names = sorted(path.name for path in (tmp_path / "files").iterdir())
-    command = [sys.executable, "-m", "csi_oras", "push", ours, *names, "--state-dir", str(tmp_path / "state")]
-    subprocess.run(command, cwd=tmp_path / "files", check=True, capture_output=True)
-    assert document(ours)["layers"] == document(out)["layers"]
-    assert mounted(node, ours) == mounted(node, out)
+
+def pushed(directory: Path, reference: str, *names: str) -> None:
+    """Push what is in a directory by the command."""
+    command = [sys.executable, "-m", "csi_oras", "push", reference, *names, "--state-dir", str(directory / "../state")]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("change", [everything, links_of_the_root, many, lambda _: None])
+def test_directory_that_a_command_pushes_is_the_layers_of_a_pod_that_wrote_it(
+    node: Driver, out: str, tmp_path: Path, change: Change
+) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    change(files)
+    written(node, out, change)
+    of_all, of_each = (out.replace("/out:", f"/{name}:") for name in ("all", "each"))
+    pushed(files, of_all, ".")
+    assert document(of_all)["layers"] == document(out)["layers"]
+    assert mounted(node, of_all) == mounted(node, out)
+    if names := sorted(path.name for path in files.iterdir() if not path.is_symlink()):
+        pushed(files, of_each, *names)
+        links = {name for name, found in shown(files).items() if found.kind == "link" and "/" not in name}
+        assert mounted(node, of_each) == {
+            name: found for name, found in mounted(node, out).items() if name not in links
+        }
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_directory_that_a_command_pushes_is_what_others_pull(out: str, tmp_path: Path, client: type[Client]) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    everything(files)
+    pushed(files, out, ".")
+    assert without_modes(pulled(client, out, tmp_path)) == without_modes(shown(files))
 
 
 # -- over a base

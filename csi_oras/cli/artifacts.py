@@ -30,6 +30,7 @@ from csi_oras.oci.chunk_index import ChunkIndex
 from csi_oras.oci.reference import Reference
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.store.leases import PullLease
+from csi_oras.store.staging import staging
 from csi_oras.telemetry.progress import Progress as TransferProgress
 from csi_oras.transfer.files import find_files, layers_of
 from csi_oras.transfer.push import Pusher, manifest_of
@@ -76,7 +77,10 @@ def pull(reference: str, directory: Path | None, as_json: bool, **options: Any) 
 @store_options
 @reports_errors
 def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
-    """Push files as an artifact: each becomes a layer under its relative name."""
+    """Push files as an artifact, with the layers that they would have if a pod had written them.
+
+    Each is a layer under its relative name; directories with links, empty ones and more than 1,000 files are packed.
+    """
     target = Reference.parse(reference)
     if target.digest or not target.tag:
         raise InvalidRequestError(str(target), "cannot be pushed to by digest", "name a tag")
@@ -85,8 +89,8 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
         given = credential(target, options) or app.keychain.of_node(target.repository).credential
         client = app.registries.repository(target.repository, given).pushes()
         progress = TransferProgress()
-        with bars(progress, f"pushing {target}"):
-            layers = layers_of(files)
+        with bars(progress, f"pushing {target}"), staging(app.paths) as directory:
+            layers = layers_of(files, directory)
             index = ChunkIndex.of(layer.chunks for layer in layers)
             manifest = manifest_of([layer.blob for layer in layers], artifact_type, index=index)
             pushed = Pusher().push(client, layers, manifest, progress)
@@ -101,7 +105,7 @@ def push(reference: str, paths: tuple[Path, ...], artifact_type: str, as_json: b
     click.echo(
         json.dumps(document)
         if as_json
-        else f"{pinned}\n{count_files(len(files))}, {decimal(pushed.size)} ({decimal(pushed.sent)} sent)"
+        else f"{pinned}\n{count_files(len(files.places))}, {decimal(pushed.size)} ({decimal(pushed.sent)} sent)"
     )
 
 

@@ -5,7 +5,7 @@ come of it, whoever made them: what is not is neither pushed nor reused.
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -17,6 +17,7 @@ from csi_oras.pack.found import Change, Directory, File, Found, Kept, Link, Orig
 
 Carried = File | Link | Directory
 _NAME_LIMIT, _SPELLING_LIMIT = 200, 80
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,13 @@ def merge(base: Iterable[Change], written: Iterable[Change], selection: Selectio
         kept=frozenset(tree.kept),
         is_changed=is_changed,
     )
+
+
+def described(found: Sequence[Uncarriable]) -> str:
+    """Return a text that names what no artifact can carry, the first of it if it is much."""
+    named = "; ".join(f'"{one.name}" {one.reason}' for one in found[:_MOST_NAMED])
+    more = f"; and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
+    return f"holds what no artifact can carry: {named}{more}"
 
 
 def first_uncarriable(base: Iterable[Change], selection: Selection) -> Uncarriable | None:

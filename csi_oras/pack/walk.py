@@ -73,6 +73,26 @@ def given(root: int, selection: Selection, kept: frozenset[Path], subject: str) 
     return (change for change in walk.changes(selection, kept) if change[0] != (METADATA,))
 
 
+def named(root: int, at: Path, subject: str) -> Iterator[Change]:
+    """Yield what is in a directory that is no overlay's, open as `root`, as what is at and below `at`.
+
+    Raises:
+        ContentChangedError: it changed meanwhile.
+        StoreBrokenError: it cannot be read.
+    """
+    for path, found in _Walk(root, Origin.UPPER, subject, lambda _path, _status: None, at).changes(Selection()):
+        if isinstance(found, Whiteout):
+            yield path, Special(Origin.UPPER, _SPECIAL[stat.S_IFCHR])
+        else:
+            yield path, Directory(Origin.UPPER) if isinstance(found, Directory) else found
+
+
+def as_file(origin: Origin, status: os.stat_result) -> File:
+    """Return what a regular file is."""
+    is_executable = bool(status.st_mode & _EXECUTABLE)
+    return File(origin, status.st_ino, status.st_size, status.st_mtime_ns, is_executable)
+
+
 class _Count:
     """What was found so far, held to the limits."""
 
@@ -110,16 +130,21 @@ class _Count:
 
 
 class _Walk:
-    def __init__(self, root: int, origin: Origin, subject: str, take: Callable[[Path, os.stat_result], None]) -> None:
+    """What is in the directory that is open as `root`, shown at `at`."""
+
+    def __init__(
+        self, root: int, origin: Origin, subject: str, take: Callable[[Path, os.stat_result], None], at: Path = ()
+    ) -> None:
         self._root = root
+        self._at = at
         self._origin = origin
         self._subject = subject
         self._take = take
         self._device = os.fstat(root).st_dev
 
     def changes(self, selection: Selection, kept: frozenset[Path] = frozenset()) -> Iterator[Change]:
-        """Yield all there is, the root itself left out."""
-        pending: list[Path] = [()]
+        """Yield all there is, the volume's root itself left out."""
+        pending: list[Path] = [self._at]
         while pending:
             directory = pending.pop()
             with _read_errors(self._subject):
@@ -138,7 +163,7 @@ class _Walk:
     def _visit(self, directory: Path) -> tuple[bool, list[tuple[str, Found]]]:
         """Return whether a directory is opaque, and what is in it, in the reverse order of the names."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        here = kernel.open_beneath(self._root, "/".join(directory) or ".", flags, _RESOLVE)
+        here = kernel.open_beneath(self._root, "/".join(directory[len(self._at) :]) or ".", flags, _RESOLVE)
         try:
             is_opaque = self._origin is Origin.UPPER and _is_opaque(here)
             with os.scandir(here) as entries:
@@ -158,8 +183,7 @@ class _Walk:
             return Directory(self._origin)
         if stat.S_ISLNK(status.st_mode):
             return Link(self._origin, os.readlink(entry.name, dir_fd=here))
-        is_executable = bool(status.st_mode & _EXECUTABLE)
-        return File(self._origin, status.st_ino, status.st_size, status.st_mtime_ns, is_executable)
+        return as_file(self._origin, status)
 
     def _refusal(self, path: Path, status: os.stat_result) -> str:
         """Return why what is at `path` cannot be carried, whatever is in it, or nothing."""
@@ -175,15 +199,16 @@ class _Walk:
 
 
 def open_file(root: int, path: Path, file: File, subject: str) -> "SourceFile":
-    """Open a file that a walk of `root` has found.
+    """Open a file that a walk of `root` has found, or that `root` is, if `path` is empty.
 
     Raises:
         ContentChangedError: something else is there now.
         StoreBrokenError: it cannot be read.
     """
-    subject = f'{subject}, file "{printable("/".join(path), 200)}"'
+    subject = f'{subject}, file "{printable("/".join(path), 200)}"' if path else subject
     with _read_errors(subject):
-        place = kernel.open_beneath(root, "/".join(path), os.O_PATH | os.O_NOFOLLOW, _RESOLVE)
+        flags = os.O_PATH | os.O_NOFOLLOW
+        place = kernel.open_beneath(root, "/".join(path), flags, _RESOLVE) if path else os.dup(root)
         try:
             _check_unchanged(os.fstat(place), file, subject)
             descriptor = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -238,7 +263,9 @@ def _check_unchanged(status: os.stat_result, file: File, subject: str) -> None:
 
 
 def _changed(subject: str) -> ContentChangedError:
-    return ContentChangedError(subject, "changed while it was read; somebody still writes to it", "it is tried again")
+    return ContentChangedError(
+        subject, "changed while it was read; somebody still writes to it", "it can be pushed when it stays as it is"
+    )
 
 
 def _is_opaque(directory: int) -> bool:

@@ -4,30 +4,22 @@ The same content over the same base in the same pod makes the same bytes, so tha
 nothing had happened.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import MappingProxyType
 
 from csi_oras.artifact import generic
 from csi_oras.oci import media_types, titles
 from csi_oras.oci.chunk_index import BlobIndex, ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.pack.layers import LayerPlan, PackedDirectory, Reused, WholeFile
-from csi_oras.pack.survey import Survey, Volume
-from csi_oras.pack.tarball import pack
-from csi_oras.registry.sources import Readable, Source, in_file, in_memory
-from csi_oras.store.paths import store_errors
+from csi_oras.pack.survey import Survey
+from csi_oras.registry.sources import Source, in_memory
 from csi_oras.store.writable import WritableVolume
 from csi_oras.telemetry.events import Pod
 from csi_oras.transfer.bases import EMPTY, FoundBase
-from csi_oras.transfer.hashing import hash_blob
+from csi_oras.transfer.making import LayerMaker, make_all
 from csi_oras.transfer.push import NewManifest, PushedLayer, manifest_of
 
-_PARALLEL = 4
-"""Layers that are read at once, to be hashed or packed."""
 _EMPTY = b"{}"
 
 
@@ -41,15 +33,14 @@ class Composed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composer:
-    """Makes an artifact of a volume: `opened` shows its files, and `directory` is for what is packed.
+    """Makes an artifact of a volume, of whose files `maker` makes layers.
 
     `base_source` says where the bytes of a blob of the base are, `base_chunks` what its chunks are, if that is known.
     """
 
     volume: WritableVolume
     base: FoundBase | None
-    opened: Volume
-    directory: Path | None
+    maker: LayerMaker
     base_source: Callable[[Descriptor], Source]
     base_chunks: Callable[[Descriptor], BlobIndex | None]
 
@@ -67,13 +58,10 @@ class Composer:
             for layer in unchanged.layers:
                 made(layer)
             return unchanged
-        layers = self._layers(found.layers, made)
+        layers = make_all(self._layer, found.layers, made)
         blobs = [layer.blob for layer in layers]
         if self.base and self.base.has_just(blobs):  # it was written to, but with the same bytes
             return self._unchanged(self.base)
-        if not layers:  # as ORAS has it, for registries want a layer
-            layers = [PushedLayer(blob=Descriptor.of(_EMPTY, media_types.EMPTY), source=in_memory(_EMPTY))]
-            made(layers[0])
         index = ChunkIndex.of(layer.chunks for layer in layers)
         manifest = manifest_of([layer.blob for layer in layers], self._artifact_type(), self._annotations(), index)
         return Composed(layers=tuple(layers), manifest=manifest)
@@ -94,28 +82,11 @@ class Composer:
         chunks = self.base_chunks(blob)
         return PushedLayer(blob=blob, source=source, mount_from=base.repository, chunks=chunks)
 
-    def _layers(self, plans: Sequence[LayerPlan], made: Callable[[PushedLayer], None]) -> list[PushedLayer]:
-        layers = []
-        with ThreadPoolExecutor(_PARALLEL, "compose") as pool:
-            try:
-                for layer in pool.map(self._layer, range(len(plans)), plans):
-                    made(layer)
-                    layers.append(layer)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # what has begun is waited for, nothing else begins
-                raise
-        return layers
-
     def _layer(self, number: int, layer: LayerPlan) -> PushedLayer:
         if isinstance(layer, WholeFile):
             return self._file(layer)
         if isinstance(layer, PackedDirectory):
-            if self.directory is None:
-                raise RuntimeError("a directory is to be packed, and there is no place for it")
-            path = self.directory / str(number)
-            with store_errors(f"{self.opened.subject}, packing"), path.open("xb") as target:
-                blob = pack(layer, self.opened.open, target)
-            return PushedLayer(blob=blob, source=in_file(path))
+            return self.maker.packed(number, layer)
         return self._reused(layer)
 
     def _reused(self, layer: Reused) -> PushedLayer:
@@ -130,28 +101,12 @@ class Composer:
         return replace(blob, media_type=media_types.LAYER_TAR)
 
     def _file(self, layer: WholeFile) -> PushedLayer:
-        with self.opened.open(layer.name, layer.file) as file:
-            hashed = hash_blob(file, layer.file.size)
-        digest = hashed.digest
-        blob = Descriptor(
-            media_type=media_types.LAYER_TAR,
-            digest=digest,
-            size=layer.file.size,
-            annotations=MappingProxyType(layer.annotations),
-        )
-        if layer.before and layer.before.digest == digest and _reads_as(layer.before, layer):
+        made = self.maker.file(layer)
+        blob = made.blob
+        if layer.before and layer.before.digest == blob.digest and _reads_as(layer.before, layer):
             blob = self._titled(layer.before)
-        mount_from = self.base.repository if self.base and digest in self.base.digests else None  # by whatever name
-        return PushedLayer(blob=blob, source=self._in_volume(layer), mount_from=mount_from, chunks=hashed.chunks)
-
-    def _in_volume(self, layer: WholeFile) -> Source:
-        @contextmanager
-        def opened(offset: int) -> Iterator[Readable]:
-            with self.opened.open(layer.name, layer.file) as file:
-                file.seek(offset)
-                yield file
-
-        return opened
+        mount_from = self.base.repository if self.base and blob.digest in self.base.digests else None  # by any name
+        return replace(made, blob=blob, mount_from=mount_from)
 
     def _artifact_type(self) -> str:
         """Return the base's, if what is pushed is still of that kind: titled files."""

@@ -29,7 +29,7 @@ from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Reference
 from csi_oras.oci.selection import Selection
 from csi_oras.pack.layers import PackedDirectory
-from csi_oras.pack.merge import Uncarriable
+from csi_oras.pack.merge import Uncarriable, described
 from csi_oras.pack.survey import Survey, Volume, check_unchanged, survey
 from csi_oras.pack.walk import WalkLimits
 from csi_oras.registry import credentials
@@ -50,11 +50,9 @@ from csi_oras.transfer.chunk_indexes import ChunkIndexes, FoundIndexes
 from csi_oras.transfer.compose import Composed, Composer
 from csi_oras.transfer.export import NO_LIMITS, new_directory
 from csi_oras.transfer.image_layout import write_layout
+from csi_oras.transfer.making import MOST_FILES, LayerMaker
 from csi_oras.transfer.push import NewManifest, PushedLayer, Pusher, in_repository
 
-MOST_FILES = 1000
-"""Layers from which on files are packed; each costs three requests here, and one wherever it is pulled."""
-_MOST_NAMED = 5
 _DIGITS = 12
 _LONGEST_TAG = 128
 _Result = TypeVar("_Result")
@@ -215,8 +213,7 @@ class VolumePusher:
         composer = Composer(
             volume=ready.volume,
             base=ready.base,
-            opened=ready.opened,
-            directory=ready.directory,
+            maker=LayerMaker(open_file=ready.opened.open, directory=ready.directory, subject=ready.opened.subject),
             base_source=partial(self._base_source, ready, reading),
             base_chunks=self._base_indexes(ready.base, reading).index_of,
         )
@@ -324,10 +321,8 @@ def _second(tag: str, manifest: NewManifest) -> str:
 
 
 def _uncarriable(volume: WritableVolume, found: tuple[Uncarriable, ...]) -> UnsupportedContentError:
-    named = "; ".join(f'"{one.name}" {one.reason}' for one in found[:_MOST_NAMED])
-    more = f"; and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
     return UnsupportedContentError(
         f"volume of {volume.reference}",
-        f"holds what no artifact can carry: {named}{more}",
+        described(found),
         "export the files; or leave these out with writeBackExclude the next time",
     )
