@@ -45,7 +45,8 @@ def md5(path: Path) -> str:
 
 def lazy_pod(name: str, settings: Settings, script: str) -> str:
     """Return a pod that is not root and runs a script beside a lazy volume of the parts."""
-    attributes = {"reference": f"{settings.registry}/examples/large:v1", "mode": "lazy"}
+    reference = f"{settings.registry}/examples/large:v1"
+    attributes = {"reference": reference, "mode": "lazy", "pullPolicy": "Always"}  # not what a run before this pushed
     document = yaml.safe_load(manifests.inline(name, attributes, settings))
     document["spec"]["containers"][0]["command"] = ["sh", "-c", script]
     return yaml.safe_dump(document)
