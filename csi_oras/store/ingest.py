@@ -34,6 +34,8 @@ class Ingest:
         self._is_kept = False
         self._extents = self._load()
         self._grown = threading.Condition()
+        self._wanted: list[tuple[int, int]] = []
+        """What somebody waits for."""
 
     @classmethod
     def open(cls, paths: StatePaths, blob: Descriptor, is_there: Callable[[], bool], source: str = "") -> Self | None:
@@ -96,7 +98,8 @@ class Ingest:
                 position += os.pwrite(self.descriptor, view[position - offset :], position)
         with self._grown:
             self._extents.add(offset, end)
-            self._grown.notify_all()
+            if any(self._extents.covers(*wanted) for wanted in self._wanted):  # waking is dearer than looking
+                self._grown.notify_all()
 
     def keep(self, start: int, end: int) -> None:
         """Remember across a crash that the bytes from `start` up to `end` are there."""
@@ -129,13 +132,20 @@ class Ingest:
         After `timeout` seconds it may be `position` itself.
         """
         with self._grown:
-            self._grown.wait_for(lambda: self._extents.frontier > position, timeout)
+            self._wait(0, position + 1, timeout)
             return max(self._extents.frontier, position)
 
     def wait_covered(self, start: int, end: int, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the bytes from `start` up to `end`, and say whether they are there."""
         with self._grown:
+            return self._wait(start, end, timeout)
+
+    def _wait(self, start: int, end: int, timeout: float) -> bool:
+        self._wanted.append((start, end))
+        try:
             return self._grown.wait_for(lambda: self._extents.covers(start, end), timeout)
+        finally:
+            self._wanted.remove((start, end))
 
     @contextmanager
     def view(self, start: int, end: int) -> Iterator[memoryview]:
