@@ -1,5 +1,6 @@
 """A lazy volume through a real kernel: the same names and bytes as a tree that was laid out, and nothing else."""
 
+import json
 import os
 import random
 import re
@@ -135,6 +136,29 @@ def test_read_asks_only_for_what_is_read_and_announces_what_will_be(make_volume:
     assert announced[0]["end"] - announced[0]["start"] == 2 * MIB
     assert announced[-1]["end"] == len(LARGE)
     assert {message["blob"] for message in volume.driver.heard if "blob" in message} == {digest_of(LARGE)}
+
+
+def test_what_was_announced_and_came_is_not_asked_for(make_volume: MakeVolume, tmp_path: Path) -> None:
+    volume = make_volume({"large": LARGE})
+    volume.driver.brings_announced = True
+    volume.serve()
+    done = read(volume, "direct", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    first = volume.driver.messages("ahead")[0]["start"]
+    assert volume.driver.messages("need")
+    assert all(need["start"] < first + 2 * WINDOW for need in volume.driver.messages("need"))
+
+
+def test_what_is_said_of_another_file_is_not_believed(make_volume: MakeVolume) -> None:
+    volume = make_volume({"large": LARGE})
+    process = volume.serve()
+    with (volume.path / "large").open("rb") as file:
+        assert file.read(1) == LARGE[:1]
+    source = volume.driver.sources[digest_of(LARGE)]
+    told = {"op": "shown", "blob": digest_of(LARGE), "start": 0, "end": len(LARGE), "inode": source.inode + 1}
+    volume.driver.say(json.dumps(told).encode())
+    assert (volume.path / "large").read_bytes() == LARGE
+    assert process.poll() is None
 
 
 def test_what_is_local_is_read_without_the_driver(make_volume: MakeVolume, tmp_path: Path) -> None:

@@ -66,6 +66,22 @@ def test_what_was_touched_comes_whole_and_no_byte_twice(lazies: Lazies, fake: Fa
     assert lazies.app.content.path(DIGEST).read_bytes() == LARGE
 
 
+def test_what_was_announced_is_told_when_it_is_here_and_proven_once(lazies: Lazies, fake: FakeRegistry) -> None:
+    goes_on = threading.Event()
+    reference = model(fake)
+    fake.bend("/blobs/", lambda request, answer: (_is_at(request, 20 * MIB) and goes_on.wait(20), answer)[1])
+    tree = lazies.open(reference, index_of(LARGE))
+    shown = tree.show(DIGEST, 0, 1, 0)
+    told = list(tree.advance(DIGEST, MIB, 13 * MIB))
+    assert told[-1].end >= 13 * MIB
+    assert all((one.inode, one.descriptor) == (shown.inode, None) for one in told)
+    for start in range(MIB, 13 * MIB, 3 * MIB):
+        assert tree.show(DIGEST, start, start + MIB, shown.inode).end >= 13 * MIB
+    assert lazies.proofs == [Proof.VERIFIED] * 13
+    assert read(shown._replace(end=13 * MIB), 0, 13 * MIB) == LARGE[: 13 * MIB]
+    goes_on.set()
+
+
 def test_what_nobody_touched_is_not_fetched(lazies: Lazies, fake: FakeRegistry) -> None:
     other = os.urandom(8 * MIB)
     tree = lazies.open(model(fake, LARGE, other))

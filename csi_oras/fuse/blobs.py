@@ -11,6 +11,7 @@ import trio
 
 from csi_oras.errors import CsiOrasError, DigestMismatchError, StoreBrokenError, UnobtainableError
 from csi_oras.fuse.driver import Answer, Driver
+from csi_oras.fuse.messages import Came
 from csi_oras.fuse.opened import Means, Opened
 from csi_oras.fuse.statistics import Statistics
 from csi_oras.oci.digest import Digest
@@ -18,6 +19,8 @@ from csi_oras.telemetry.logs import logger
 
 PATIENCE_SECONDS = 45.0
 """How long a read waits for its bytes: the kernel asks twice before a reader hears of an error (at most 120 s)."""
+_SOON_SECONDS = 0.1
+"""How long bytes that were announced are given to come without being asked for, each time at the cost of an answer."""
 _MOST_OPENED = 512
 _MOST_ATTEMPTS = 4
 """How often the driver may show a file that turns out not to have the bytes, or is another one by then."""
@@ -59,7 +62,15 @@ class Blobs:
         """Have the driver fetch bytes that will be read soon, if they are not known to be local."""
         opened = self._opened.get(blob)
         if blob not in self._poisoned and not (opened and opened.local.covers(start, end)):
-            self._driver.tell({"op": "ahead", "blob": str(blob), "start": start, "end": end})
+            told = self._driver.tell({"op": "ahead", "blob": str(blob), "start": start, "end": end})
+            if told and opened:
+                opened.announced.add(start, end)
+
+    def note(self, came: Came) -> None:
+        """Take in what the driver says unasked; of a file that is not open, or another by now, it says nothing."""
+        opened = self._opened.get(came.blob)
+        if opened and opened.inode == came.inode:
+            opened.add(came.start, came.end)
 
     def poison(self, blob: Digest) -> bool:
         """Show nothing of a blob any more; say whether that is new."""
@@ -92,8 +103,7 @@ class Blobs:
         opened: Opened | None = self._opened.get(blob)
         if opened is None or not opened.local.covers(start, end):
             with self._statistics.waiting():
-                answer = await self._driver.need(blob, start, end, opened.inode if opened else 0)
-            opened = self._learn(blob, answer)
+                opened = await self._asked(blob, start, end)
         if opened is None:
             return None
         content = opened.read_cached(start, end) or await _from_disk(opened, start, end)
@@ -103,6 +113,16 @@ class Blobs:
         if self._opened.get(blob) is opened:
             self._forget(blob)
         return None
+
+    async def _asked(self, blob: Digest, start: int, end: int) -> Opened | None:
+        """Return the file that has the bytes by now, or None where the driver speaks of another one."""
+        opened = self._opened.get(blob)
+        if opened and opened.announced.covers(start, end):
+            with trio.move_on_after(_SOON_SECONDS):
+                await opened.wait(start, end)
+                return opened
+            opened = self._opened.get(blob)
+        return self._learn(blob, await self._driver.need(blob, start, end, opened.inode if opened else 0))
 
     def _learn(self, blob: Digest, answer: Answer) -> Opened | None:
         """Take in what the driver says; return the file that it speaks of, if that is the one that we have by now."""
@@ -115,7 +135,7 @@ class Blobs:
                 opened = self._opened[blob] = Opened(answer.descriptor, answer.inode, self._means)
         if opened is None or opened.inode != answer.inode:
             return None
-        opened.local.add(answer.start, answer.end)
+        opened.add(answer.start, answer.end)
         if len(self._opened) > _MOST_OPENED:
             self._forget(next(iter(self._opened)))
         return opened

@@ -61,11 +61,14 @@ class _Need:
 class Driver:
     """The connection to the driver, on behalf of one tree."""
 
-    def __init__(self, path: Path, tree: str, poison: Callable[[Digest], None]) -> None:
-        """Talk to the socket at `path`; `poison` hears of each blob that is wrong."""
+    def __init__(
+        self, path: Path, tree: str, poison: Callable[[Digest], None], came: Callable[[messages.Came], None]
+    ) -> None:
+        """Talk to the socket at `path`; `poison` hears of each blob that is wrong, `came` of what was announced."""
         self._path = path
         self._hello = {"op": "hello", "tree": tree}
         self._poison = poison
+        self._came = came
         self._numbers = count(1)
         self._needs: dict[int, _Need] = {}
         self._outgoing: trio.MemorySendChannel[dict[str, Any]] | None = None
@@ -162,8 +165,11 @@ class Driver:
                 os.close(descriptor)
         return bool(content)
 
-    def _take_in(self, message: messages.Shown | messages.Refused | messages.Poisoned, descriptors: list[int]) -> None:
+    def _take_in(self, message: messages.Message, descriptors: list[int]) -> None:
         """Decide what it is about; descriptors that somebody takes are taken out of the list."""
+        if isinstance(message, messages.Came):
+            self._came(message)
+            return
         if isinstance(message, messages.Poisoned):
             self._poison(message.blob)
             self._refuse_all(message.blob)

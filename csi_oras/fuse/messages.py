@@ -23,6 +23,16 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Came:
+    """Bytes that were announced and are local from now on, of the file with an inode, whoever has it open."""
+
+    blob: Digest
+    start: int
+    end: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """Bytes that do not come, for want of space or otherwise."""
 
@@ -37,7 +47,10 @@ class Poisoned:
     blob: Digest
 
 
-def parse(content: bytes) -> Shown | Refused | Poisoned:
+Message = Shown | Came | Refused | Poisoned
+
+
+def parse(content: bytes) -> Message:
     """Read a message.
 
     Raises:
@@ -46,13 +59,19 @@ def parse(content: bytes) -> Shown | Refused | Poisoned:
     document = json.parse_object(content, _SUBJECT)
     if document.get("op") == "poison":
         return Poisoned(Digest.parse(document.get("blob")))
+    if document.get("op") == "shown":
+        return Came(Digest.parse(document.get("blob")), *_span(document), _inode(document))
     number = json.integer(document, "id", _SUBJECT)
     if "error" in document:
         return Refused(number, json.text(document, "error", _SUBJECT) == "ENOSPC")
+    return Shown(number, *_span(document), _inode(document))
+
+
+def _span(document: dict[str, Any]) -> tuple[int, int]:
     start, end = json.integer(document, "start", _SUBJECT), json.integer(document, "end", _SUBJECT)
     if start >= end:
         raise HostileContentError(_SUBJECT, "shows no bytes")
-    return Shown(number, start, end, _inode(document))
+    return start, end
 
 
 def _inode(document: dict[str, Any]) -> int:

@@ -34,6 +34,19 @@ class Opened:
         self._is_closed = False
         self.inode = inode
         self.local = Local()
+        self.announced = Local()
+        self._grown = trio.Event()
+
+    def add(self, start: int, end: int) -> None:
+        """Count bytes as local."""
+        self.local.add(start, end)
+        self._grown.set()
+        self._grown = trio.Event()
+
+    async def wait(self, start: int, end: int) -> None:
+        """Return when bytes are local."""
+        while not self.local.covers(start, end):
+            await self._grown.wait()
 
     def read_cached(self, start: int, end: int) -> memoryview | None:
         """Return bytes that are in the page cache, to be used before the next read; None where they are not."""

@@ -14,6 +14,7 @@ import trio
 from csi_oras.fuse.blobs import PATIENCE_SECONDS, Blobs
 from csi_oras.fuse.connection import Connection
 from csi_oras.fuse.driver import Driver
+from csi_oras.fuse.messages import Came
 from csi_oras.fuse.operations import Operations
 from csi_oras.fuse.statistics import Statistics
 from csi_oras.fuse.tree import Tree
@@ -55,7 +56,7 @@ class _Program:
         self._tree = tree
         self._connection = Connection(settings.device)
         self._statistics = Statistics()
-        self._driver = Driver(settings.driver, settings.tree, self._poison)
+        self._driver = Driver(settings.driver, settings.tree, self._poison, self._note)
         self._blobs = Blobs(self._driver, self._statistics, patience)
         self._operations = Operations(tree, self._blobs, self._statistics, self._complete)
         self._connected = trio.Event()
@@ -114,6 +115,9 @@ class _Program:
             logger.error("a blob is not what its digest says: nothing of it is shown any more", blob=str(blob))
             for inode in self._tree.blobs[blob]:
                 self._poisoned.send_nowait(inode)
+
+    def _note(self, came: Came) -> None:
+        self._blobs.note(came)
 
     async def _invalidate(self) -> None:
         """Take poisoned files out of the kernel's cache: in a thread, for it waits for reads that are under way."""

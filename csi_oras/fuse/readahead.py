@@ -8,8 +8,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-FIRST, LARGEST = 2 << 20, 32 << 20
-"""The windows, in bytes."""
+FIRST, LARGEST = 2 << 20, 128 << 20
+"""The windows, in bytes; the largest are as many ranges as are fetched of a blob at a time."""
 _SLACK = 1 << 20
 """The kernel's own read-ahead comes in requests of up to this size, and they overtake each other."""
 _MOST_STREAMS, _MOST_FILES = 8, 1024

@@ -8,9 +8,9 @@ the store is shown only to who was seen to read it in his own repository, as eve
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -30,6 +30,8 @@ from csi_oras.transfer.ranges import EndedError, RangedFetch
 PATIENCE_SECONDS = 60.0
 """How long bytes are waited for before whoever reads is told that they do not come now."""
 _LOOK_SECONDS = 0.2
+_AHEAD_BYTES, _AHEAD_SECONDS = 4 << 20, 10.0
+"""How often a reader hears how far his read-ahead has come, and what may take longer is his to ask for."""
 
 
 class Proof(StrEnum):
@@ -83,6 +85,9 @@ class LazyBlob:
         self._is_hint = is_hint
         self._clock = clock
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._proving: set[int] = set()
+        """Where chunks begin that somebody proves."""
         self._proven = Extents()
         self._inode = 0
         """The file of which `_proven` speaks."""
@@ -115,12 +120,25 @@ class LazyBlob:
             f"blob {self.blob.digest}", f"bytes {start} to {end} did not come in time", "it is tried again"
         )
 
-    def advance(self, asker: Asker, start: int, end: int) -> None:
-        """Fetch the bytes from `start` up to `end` next, before whatever nobody waits for."""
-        if not self.poison and not self._parts.content.has(self.blob):
-            job, _ = self._fetch(asker)
-            if ranged := job.wait_opened(0):
-                ranged.advance(start, end)
+    def advance(self, asker: Asker, start: int, end: int) -> Iterator[Shown]:
+        """Fetch the bytes from `start` up to `end` before whatever nobody waits for; yield what can be shown by then.
+
+        Raises:
+            CsiOrasError: as for `show`, where somebody will hear of it who waits.
+        """
+        if self.poison or self._parts.content.has(self.blob):
+            return
+        job, _ = self._fetch(asker)
+        ranged = job.wait_opened(_LOOK_SECONDS)
+        if ranged is None or self._only_whole:
+            return
+        ranged.advance(start, end)
+        with suppress(EndedError), ranged.using() as ingest:
+            for place in range(start - start % self._chunk_bytes, end, _AHEAD_BYTES):
+                until = min(place + _AHEAD_BYTES, self.blob.size)
+                ranged.wait_covered(place, until, _AHEAD_SECONDS)
+                shown = self._cover(asker, ingest, ranged, place, until)
+                yield Shown(*shown, os.fstat(ingest.descriptor).st_ino, None)
 
     def _whole(self, asker: Asker, have: int) -> Shown:
         grants, blob = self._parts.grants, self.blob
@@ -206,9 +224,25 @@ class LazyBlob:
 
     def _prove(self, asker: Asker, ingest: Ingest, ranged: RangedFetch, chunk: Chunk) -> None:
         """Hold a chunk against the index, twice where it is wrong: what a crash has left may be, or a mirror's."""
-        with self._lock:
-            if self._proven.covers(chunk.start, chunk.end):
-                return
+        with self._in_proof(chunk) as is_proven:
+            if not is_proven:
+                self._prove_now(asker, ingest, ranged, chunk)
+
+    @contextmanager
+    def _in_proof(self, chunk: Chunk) -> Iterator[bool]:
+        """Let only one at a time prove a chunk; say whether it is proven already."""
+        with self._changed:
+            self._changed.wait_for(lambda: chunk.start not in self._proving)
+            is_proven = self._proven.covers(chunk.start, chunk.end)
+            self._proving.add(chunk.start)
+        try:
+            yield is_proven
+        finally:
+            with self._changed:
+                self._proving.discard(chunk.start)
+                self._changed.notify_all()
+
+    def _prove_now(self, asker: Asker, ingest: Ingest, ranged: RangedFetch, chunk: Chunk) -> None:
         for is_last in (False, True):
             with ingest.view(chunk.start, chunk.end) as view:
                 is_right = chunk.matches(view)

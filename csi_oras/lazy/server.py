@@ -27,7 +27,8 @@ from csi_oras.transfer.turns import Turns
 
 _SHARE = 64
 """Reads that wait for one registry at a time."""
-_AHEAD_SHARE = 4
+_AHEAD_SHARE = 16
+"""Announced windows of one registry whose bytes are proven while they come."""
 _LARGEST_MESSAGE = 64 << 10
 _SEND_SECONDS = 5
 _BACKLOG = 128
@@ -113,10 +114,8 @@ class LazyServer:
         digest, start, end = Digest.parse(message["blob"]), int(message["start"]), int(message["end"])
         if not tree.has(digest, start, end):
             raise ValueError("no such bytes")
-        if (
-            message["op"] == "ahead"
-        ):  # may take a look for a credential; the next message is what is wanted now
-            self._ahead.submit(tree.registry, tree, partial(tree.advance, digest, start, end))
+        if message["op"] == "ahead":  # it may take a look for a credential; the next message is what is wanted now
+            self._ahead.submit(tree.registry, tree, partial(_advance, connection, tree, digest, start, end))
             return
         show = partial(tree.show, digest, start, end, int(message["have"]))
         shown = self._turns.submit(tree.registry, tree, show)
@@ -150,6 +149,13 @@ class _Connection:
         with self._lock:
             self._is_closed = True
             self._socket.close()
+
+
+def _advance(connection: _Connection, tree: LazyTree, digest: Digest, start: int, end: int) -> None:
+    """Tell a process what it need not ask for, as it comes: that it was announced is no reason to wait for it."""
+    for shown in tree.advance(digest, start, end):
+        told = {"start": shown.start, "end": shown.end, "inode": shown.inode}
+        connection.send({"op": "shown", "blob": str(digest), **told})
 
 
 def _tell(connection: _Connection, number: int, future: Future[Shown]) -> None:

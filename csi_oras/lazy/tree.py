@@ -5,7 +5,8 @@ credential: then neither can see by the other what it could not have pulled.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from csi_oras.errors import AccessDeniedError, CsiOrasError, DigestMismatchError, UnauthenticatedError
 from csi_oras.lazy.blob import LazyBlob, Parts, Shown
@@ -72,12 +73,10 @@ class LazyTree:
             self._forget(asker)
             return blob.show(self._opened(), start, end, have)
 
-    def advance(self, digest: Digest, start: int, end: int) -> None:
-        """Have bytes fetched next, if that is possible."""
-        try:
-            self._blobs[digest].advance(self._opened(), start, end)
-        except CsiOrasError:  # whoever reads them will hear of it
-            return
+    def advance(self, digest: Digest, start: int, end: int) -> Iterator[Shown]:
+        """Have bytes fetched next, if that is possible, and yield what may be read by then."""
+        with suppress(CsiOrasError):  # whoever reads them will hear of it
+            yield from self._blobs[digest].advance(self._opened(), start, end)
 
     def has(self, digest: Digest, start: int, end: int) -> bool:
         """Say whether a blob of the tree has such bytes."""

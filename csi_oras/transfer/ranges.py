@@ -4,7 +4,9 @@ Range writers put bytes into the page cache in any order; one hasher follows the
 there, so that the digest costs no wait at the end and no blob is ever held in memory.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -166,8 +168,17 @@ class RangedFetch:
             except BaseException:
                 self._pieces.give_back(*piece)
                 raise
+        self.wait_covered(start, end)
+
+    def wait_covered(self, start: int, end: int, seconds: float = math.inf) -> None:
+        """Return when somebody has fetched the bytes from `start` up to `end`; whoever calls is `using` it.
+
+        Raises:
+            EndedError: they are not there, and will not come this way, or not within `seconds`.
+        """
+        until = time.monotonic() + seconds
         while not self._transfer.ingest.wait_covered(start, end, _PATIENCE_SECONDS):
-            if self._pieces.stopped:
+            if self._pieces.stopped or time.monotonic() > until:
                 raise EndedError
 
     def reject(self, start: int, end: int) -> None:

@@ -67,6 +67,8 @@ class FakeDriver:
         self.lies: list[dict[str, Any]] = []
         """What is said instead of the truth, each once."""
         self.poisoned: set[str] = set()
+        self.brings_announced = False
+        """Whether bytes come that were announced, and are called local unasked."""
         self._changed = threading.Condition()
         self._listening: socket.socket | None = None
         self._connections: set[socket.socket] = set()
@@ -140,9 +142,16 @@ class FakeDriver:
                 with self._changed:
                     self.heard.append(message)
                     self._changed.notify_all()
+                if message["op"] == "ahead" and self.brings_announced:
+                    _say(connected, self._brought(message))
                 if message["op"] == "need":
                     threading.Thread(target=self._answer, args=(connected, message), daemon=True).start()
         self._connections.discard(connected)
+
+    def _brought(self, message: dict[str, Any]) -> dict[str, Any]:
+        source = self.sources[message["blob"]]
+        start, end = source.make_local(message["start"], message["end"])
+        return {"op": "shown", "blob": message["blob"], "start": start, "end": end, "inode": source.inode}
 
     def _answer(self, connected: socket.socket, message: dict[str, Any]) -> None:
         self.goes_on.wait()
