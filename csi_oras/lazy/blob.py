@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from csi_oras.errors import CsiOrasError, DigestMismatchError, RegistryUnavailableError, UnacceptableError
+from csi_oras.errors import CsiOrasError, DigestMismatchError, RegistryUnavailableError
 from csi_oras.oci.chunk_index import CHUNK_BYTES, BlobIndex, Chunk
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.store.content import ContentStore
@@ -112,7 +112,7 @@ class LazyBlob:
                 return self._whole(asker, have)
             with self._parts.fetcher.urgent(asker.repository.registry):
                 job, done = self._fetch(asker)
-                shown = self._part(asker, self._opened(job, done), (start, end), have)
+                shown = self._part(asker, self._opened(job, done, deadline), (start, end), have)
             if shown:
                 return shown
             wait([done], _LOOK_SECONDS)  # for all of it, which nothing holds back now
@@ -173,16 +173,16 @@ class LazyBlob:
         error = None if done.cancelled() else done.exception()
         if error is None:
             self._parts.observe(self.blob, Proof.WHOLE)
-        if isinstance(error, UnacceptableError):
+        if isinstance(error, DigestMismatchError):  # of an answer that is no good, nothing is shown
             self.poison = error
             self._parts.observe(self.blob, Proof.POISONED)
 
-    def _opened(self, job: BlobJob, done: Future[bool]) -> RangedFetch | None:
-        """Return what can be read before it is whole, None where nothing can, or it is whole by now."""
-        while not done.done():
+    def _opened(self, job: BlobJob, done: Future[bool], deadline: float) -> RangedFetch | None:
+        """Return what can be read before it is whole, None where nothing can, or not in time, or it is whole by now."""
+        while not done.done() and self._clock() < deadline:
             if ranged := job.wait_opened(_LOOK_SECONDS):
                 return ranged
-        if error := done.exception():
+        if done.done() and (error := done.exception()):
             raise error
         return None
 

@@ -38,6 +38,11 @@ class BlobJob:
         own = max((asker.demand() for asker in tuple(self.askers)), default=Demand.NONE)
         return max([own, *(rival.demand() for rival in tuple(self.rivals))]) if own else own
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody who reads the same blob with another credential cannot begin before this has ended."""
+        return any(rival.is_read and rival.askers for rival in tuple(self.rivals))
+
     def open(self, ranged: RangedFetch) -> None:
         """Let those in who read it."""
         with self._opened:

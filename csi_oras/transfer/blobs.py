@@ -271,7 +271,7 @@ class BlobFetcher:
 
     def _is_held_back(self, job: BlobJob, registry: str) -> bool:
         """Say whether what nobody waits for has to wait for what somebody does."""
-        return _is_background(job) and self._urgent[registry] > 0
+        return _is_background(job) and self._urgent[registry] > 0 and not job.is_awaited
 
     def _arrivals(self, job: BlobJob) -> Callable[[int], None]:
         look = time.monotonic() + _LOOK_SECONDS

@@ -23,8 +23,8 @@ from tests.support.outside import Outside
 from tests.support.pods import wait_for
 
 MIB = 1 << 20
-PIECES = "pulls: {rangeBytes: 1Mi, parallelRanges: 2}\n"
-"""Node policy by which all that is larger than a chunk comes in pieces."""
+PIECES = "pulls: {rangeBytes: 1Mi, parallelRanges: 2}\nstore: {minAge: 0s}\n"
+"""Node policy by which all that is larger than a chunk comes in pieces, and nothing is too young to be collected."""
 _GONE_SECONDS = 30
 
 
@@ -40,9 +40,9 @@ class LazyNode(Driver):
     """A driver with a mounter of its own, by a policy of its own; use it in a with statement."""
 
     def __init__(self, directory: Path, *flags: str, policy: str = PIECES, **options: Any) -> None:
-        file = directory / "policy.yaml"
-        file.write_text(policy)
-        super().__init__(directory, "--config", str(file), *flags, **options)
+        self._policy = directory / "policy.yaml"
+        self._policy.write_text(policy)
+        super().__init__(directory, "--config", str(self._policy), *flags, **options)
         self._numbers = count(1)
 
     def show(self, reference: str, name: str = "", **attributes: Any) -> Path:
@@ -87,6 +87,12 @@ class LazyNode(Driver):
     def wait_until_held(self, trees: int = 1) -> None:
         """Return when driver and mounter both hold each connection, so that either may die."""
         wait_for(lambda: len(self.serving()) == trees and self.devices() == 2 * trees)
+
+    def collect(self) -> None:
+        """Have all collected that nobody holds."""
+        options = ["--state-dir", str(self.state), "--config", str(self._policy)]
+        command = [sys.executable, "-m", "csi_oras", "store", "gc", "--all", *options]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def leftovers(self) -> dict[str, Any]:
         """What is here of lazy volumes when there should be nothing, by its kind."""
