@@ -132,8 +132,7 @@ def test_registry_that_lies_for_ever_is_an_error_where_an_index_is_bound(node: L
 def test_wrong_bytes_without_an_index_are_an_error_from_when_it_is_known_on(node: LazyNode, fake: FakeRegistry) -> None:
     """Also of what the kernel has in its cache, and after restarts of everybody."""
     reference = fake.artifact("t/x", [LAYER, *files(other=b"right")])
-    target = node.target("volume")
-    node.publish(target, volume_id="volume", reference=reference, mode="lazy", **pod_context())
+    target = node.show(reference, "volume", **pod_context())
     model = target / "model"
     fake.bend(BLOB, flipped)
     with model.open("rb", buffering=0) as file:
@@ -149,7 +148,7 @@ def test_wrong_bytes_without_an_index_are_an_error_from_when_it_is_known_on(node
 
         wait_for(is_refused)
         fake.straighten()
-        for end in (lambda: None, node.kill_serving, node.kill, node.kill_mounter):
+        for end in (node.wait_until_held, node.kill_serving, node.kill, node.kill_mounter):
             end()
             if node.process is None:
                 node.start()

@@ -297,6 +297,8 @@ class Puller:
         lease.add([plan.digest, artifact.root, artifact.digest])
         self._keep_metadata(artifact, plan)
         if request.lazy and (lazy := self._lazily.choose(client, planned, credential)):
+            ours = [entry.blob.digest for entry in plan.entries if entry.is_local]  # which no registry has
+            self._store.grants.add([Grant(client.repository, digest, credential) for digest in ours])
             return replace(self._remembered(request, planned, _as_it_will_be(plan)), lazy=lazy, warnings=warnings)
         progress = job.progress
         progress.begin()

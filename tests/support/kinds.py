@@ -1,5 +1,6 @@
 """What a volume shows, and what a tool's own directory would be as one: every name with all that a pod sees of it."""
 
+import errno
 import gzip
 import io
 import json
@@ -157,9 +158,18 @@ def _walk(root: Path) -> Iterator[Path]:
             yield from _walk(child)
 
 
+def _attributes(path: Path) -> list[str]:
+    try:
+        return os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:  # as lazy volumes say
+            raise
+        return []
+
+
 def _read(path: Path) -> Shown:
     status = path.lstat()
-    attributes = [name for name in os.listxattr(path, follow_symlinks=False) if name != "security.selinux"]
+    attributes = [name for name in _attributes(path) if name != "security.selinux"]
     common: dict[str, Any] = {"owner": (status.st_uid, status.st_gid), "attributes": tuple(attributes)}
     if stat.S_ISLNK(status.st_mode):
         return Shown(kind="link", content=os.fsencode(path.readlink()), **common)
