@@ -22,6 +22,8 @@ _NEAR_SECONDS, _FAR_SECONDS = 0.02, 0.2
 """Two round trips: what grows from one to the other is spent in them."""
 _MOST_ROUND_TRIPS = 3
 _MOST_FETCHED = 1.1
+_LEAST_OF_PULL = 0.5
+"""All of it, cold: each byte is hashed twice, and copied by a process more."""
 _SHARE, _READERS = 10, 4
 _READ_BYTES = MIB
 _SETTLED_SECONDS = 2.0
@@ -91,7 +93,7 @@ def lazy_cold(bench: Workbench, _peers: set[str], runs: int) -> Row:
             ours, theirs = interleaved(bench, contenders, runs)
             row.figures += [ours, theirs]
             row.goals += Row(name="", work="", figures=[ours, theirs]).against_best_peer(
-                1, f"no slower than pulled first, {where}"
+                _LEAST_OF_PULL, f"at least half as fast as pulled first, {where}"
             )
     return row
 

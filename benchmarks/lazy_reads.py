@@ -24,6 +24,7 @@ from benchmarks.workbench import Workbench
 from tests.support.pods import wait_for
 
 _LEAST_OF_BIND = 0.8
+_LOADED, _COPIED = "sequential into new memory, cached", "sequential into one buffer, cached"
 _PAGE = 4096
 _ROUNDS = 3
 """For one of others: these take a fraction of a second."""
@@ -57,7 +58,9 @@ def lazy_reads(bench: Workbench, peers: set[str], runs: int) -> Row:
     row = Row(name="lazy-reads", work=f"reads of {size >> 20} MiB that are local")
     scattered = partial(_scattered, count)
     works = [
-        _Work("sequential, cached", _sequential, is_cached=True),
+        _Work(_LOADED, _load, is_cached=True),
+        _Work(_COPIED, _sequential, is_cached=True),
+        _Work("mapped, cached", _map, is_cached=True),
         _Work(f"{count} of 4 KiB, cached", scattered, is_cached=True),
         _Work("sequential, not cached", _sequential, is_cached=False),
         _Work(f"{count} of 4 KiB, not cached", scattered, is_cached=False),
@@ -66,9 +69,10 @@ def lazy_reads(bench: Workbench, peers: set[str], runs: int) -> Row:
         for work in works:
             figures = _measured(work, readers, size, runs * _ROUNDS)
             row.figures += figures
-            if work is works[0]:
-                text = f"at least {_LEAST_OF_BIND:.0%} of a bind, sequential and cached"
-                row.goals.append(against(figures[1], figures[0], _LEAST_OF_BIND, text))
+            if work.what in {_LOADED, _COPIED}:
+                row.goals.append(
+                    against(figures[1], figures[0], _LEAST_OF_BIND, f"at least {_LEAST_OF_BIND:.0%} of a bind")
+                )
     return row
 
 
@@ -91,9 +95,10 @@ def _timed(work: _Work, reader: _Reader, size: int) -> float:
     try:
         if not work.is_cached and reader.kind is not Kind.LIMIT:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        started = time.monotonic()
+        clock = time.thread_time if work.is_cached else time.monotonic  # nobody else works for what is cached
+        started = clock()
         work.read(descriptor, size)
-        return time.monotonic() - started
+        return clock() - started
     finally:
         os.close(descriptor)
 
@@ -102,6 +107,24 @@ def _sequential(descriptor: int, size: int) -> None:
     for place in range(0, size, MIB):
         os.preadv(descriptor, [_buffer], place)
         check(_buffer, place)
+
+
+def _load(descriptor: int, size: int) -> None:
+    """Read into memory that is new, as whoever loads a model does."""
+    with mmap.mmap(-1, size) as memory, memoryview(memory) as room:
+        for place in range(0, size, MIB):
+            with room[place : place + MIB] as part:
+                os.preadv(descriptor, [part], place)
+        check(memory[:MIB], 0)
+
+
+def _map(descriptor: int, size: int) -> None:
+    with (
+        mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as memory,
+        memoryview(memory) as pages,
+        pages[::_PAGE] as firsts,
+    ):
+        firsts.tobytes()
 
 
 def _scattered(count: int, descriptor: int, size: int) -> None:
