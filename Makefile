@@ -24,6 +24,7 @@ fuzz: setup ## look for new hostile inputs, for FUZZ_SECONDS (3600) on every pro
 soak: setup ## kill the driver again and again under load (root), for SOAK_ROUNDS (500) and more
 	@unshare --mount --propagation private $(BIN)/python -m tests.soak
 	@unshare --mount --propagation private $(BIN)/python -m tests.soak.workflows
+	@unshare --mount --propagation private $(BIN)/python -m tests.soak.lazy
 	@CROWD_TIMES=4 unshare --mount --propagation private $(BIN)/python -m pytest -q tests/test_8_store_crowd.py
 
 bench: setup ## measure against the peers that are on PATH; BENCH="--only far-blob" adds options

@@ -26,6 +26,10 @@ class CutError(Exception):
     """The connection breaks here."""
 
 
+class RefusedError(Exception):
+    """The request is refused here, as by a server that has too much to do."""
+
+
 class Moment(Enum):
     """When a fault strikes."""
 
@@ -58,6 +62,7 @@ class Fault:
 
         Raises:
             CutError: the action cuts the connection.
+            RefusedError: the action refuses the request, which was not answered yet.
         """
         if self.point.moment is moment:
             self.struck.set()
@@ -148,6 +153,10 @@ class _Connection(BaseHTTPRequestHandler):
             with answer:
                 fault.strike(Moment.AFTER)
                 self._send_down(answer, fault)
+        except RefusedError:
+            self.send_response_only(http.HTTPStatus.SERVICE_UNAVAILABLE)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         except (OSError, http.client.HTTPException, CutError):
             self.close_connection = True
             with suppress(OSError):

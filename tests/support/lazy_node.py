@@ -84,6 +84,11 @@ class LazyNode(Driver):
         held = [self.mounter(), self.process.pid if self.process else 0]
         return sum(link == "/dev/fuse" for process in filter(None, held) for link in _links(process))
 
+    def are_held(self) -> bool:
+        """Say whether driver and mounter both hold every connection, so that either may die."""
+        trees = {one.minor for one in self.connections()}
+        return len(self.serving()) >= len(trees) and self.devices() >= 2 * len(trees)
+
     def wait_until_held(self, trees: int = 1) -> None:
         """Return when driver and mounter both hold each connection, so that either may die."""
         wait_for(lambda: len(self.serving()) == trees and self.devices() == 2 * trees)
