@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from csi_oras.errors import DigestMismatchError, RegistryUnavailableError
+from csi_oras.fuse import tree as fuse_tree
+from csi_oras.lazy import blob
 from csi_oras.lazy.blob import Proof
 from csi_oras.oci.digest import Digest
+from csi_oras.transfer import lazily
 from tests.support.artifacts import Layer
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, Request, status
@@ -172,7 +175,10 @@ def test_registry_that_serves_no_ranges_is_waited_for(lazies: Lazies, fake: Fake
     assert read(shown, 20 * MIB, 20 * MIB + 9) == LARGE[20 * MIB : 20 * MIB + 9]
 
 
-def test_registry_that_is_dead_is_an_error_and_works_again_when_it_is_back(lazies: Lazies, fake: FakeRegistry) -> None:
+def test_registry_that_is_dead_is_an_error_and_works_again_when_it_is_back(
+    lazies: Lazies, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blob, "PATIENCE_SECONDS", 2.0)
     tree = lazies.open(model(fake), index_of(LARGE))
     fake.bend("/blobs/", status(503))
     with pytest.raises(RegistryUnavailableError):
@@ -221,6 +227,21 @@ def test_pull_of_what_is_read_is_the_same_fetch(lazies: Lazies, fake: FakeRegist
     assert lazies.pull(reference, password).path.joinpath("f0").read_bytes() == LARGE
     proofs = [(start, end) for start, end in ranges(fake) if end - start < MIB]  # of who came with another credential
     assert sum(end - start for start, end in ranges(fake) if (start, end) not in proofs) == len(LARGE)
+
+
+def test_registry_that_is_back_in_time_costs_a_pause(lazies: Lazies, fake: FakeRegistry) -> None:
+    tree = lazies.open(model(fake), index_of(LARGE))
+    fake.bend("/blobs/", status(503))
+    with ThreadPoolExecutor(1) as pool:
+        shown = pool.submit(tree.show, DIGEST, 0, 1, 0)
+        wait_for(lambda: fake.count("/blobs/") >= 1)
+        assert not shown.done()
+        fake.straighten()
+        assert read(shown.result(60), 0, 1) == LARGE[:1]
+
+
+def test_no_more_files_are_lazy_than_a_process_serves() -> None:
+    assert lazily.MOST_FILES == fuse_tree.MOST_FILES
 
 
 def _is_at(request: Request, start: int) -> bool:

@@ -29,7 +29,7 @@ from csi_oras.transfer.ranges import EndedError, RangedFetch
 
 PATIENCE_SECONDS = 60.0
 """How long bytes are waited for before whoever reads is told that they do not come now."""
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS, _PAUSE_SECONDS = 0.2, 1.0
 _AHEAD_BYTES, _AHEAD_SECONDS = 4 << 20, 10.0
 """How often a reader hears how far his read-ahead has come, and what may take longer is his to ask for."""
 
@@ -105,20 +105,29 @@ class LazyBlob:
             NoSpaceError, StoreBrokenError: the store cannot take them.
         """
         deadline = self._clock() + PATIENCE_SECONDS
+        late = RegistryUnavailableError(
+            f"blob {self.blob.digest}", f"bytes {start} to {end} did not come in time", "it is tried again"
+        )
         while self._clock() < deadline:
             if self.poison:
                 raise self.poison
-            if self._parts.content.has(self.blob):
-                return self._whole(asker, have)
-            with self._parts.fetcher.urgent(asker.repository.registry):
-                job, done = self._fetch(asker)
-                shown = self._part(asker, self._opened(job, done, deadline), (start, end), have)
-            if shown:
-                return shown
+            try:
+                if shown := self._attempt(asker, (start, end), have, deadline):
+                    return shown
+            except RegistryUnavailableError as error:  # it may be back before whoever reads gives up
+                late = error
+                time.sleep(_PAUSE_SECONDS)
+        raise late
+
+    def _attempt(self, asker: Asker, wanted: tuple[int, int], have: int, deadline: float) -> Shown | None:
+        if self._parts.content.has(self.blob):
+            return self._whole(asker, have)
+        with self._parts.fetcher.urgent(asker.repository.registry):
+            job, done = self._fetch(asker)
+            shown = self._part(asker, self._opened(job, done, deadline), wanted, have)
+        if shown is None:
             wait([done], _LOOK_SECONDS)  # for all of it, which nothing holds back now
-        raise RegistryUnavailableError(
-            f"blob {self.blob.digest}", f"bytes {start} to {end} did not come in time", "it is tried again"
-        )
+        return shown
 
     def advance(self, asker: Asker, start: int, end: int) -> Iterator[Shown]:
         """Fetch the bytes from `start` up to `end` before whatever nobody waits for; yield what can be shown by then.

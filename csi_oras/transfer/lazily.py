@@ -13,6 +13,9 @@ from csi_oras.store.content import ContentStore
 from csi_oras.transfer.chunk_indexes import ChunkIndexes
 from csi_oras.transfer.request import LazyArtifact, Planned
 
+MOST_FILES = 200_000
+"""What a FUSE process serves: it holds all names in memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LazyRules:
@@ -42,7 +45,7 @@ class LazyChoice:
         """
         rules, plan, artifact = self._rules(), planned.plan, planned.artifact
         absent = [blob for blob in plan.blobs if blob.size and not self._content.has(blob)]
-        if not rules.enabled or plan.archives or not absent:
+        if not rules.enabled or plan.archives or not absent or len(plan.entries) > MOST_FILES:
             return None
         found = self._indexes.find(client, artifact.manifest, artifact.digest, hints=False)
         unproven = [blob for blob in absent if blob.size > rules.whole_bytes and not found.of(blob)]

@@ -57,6 +57,7 @@ class LazyVolumes:
         self._locks = KeyedLocks()
         self._devices: dict[str, int] = {}
         self._has_started = threading.Event()
+        self._is_missed = False
         self._has_met = False
         """Whether it is known what the mounter holds, as it is from then on."""
 
@@ -69,7 +70,8 @@ class LazyVolumes:
         try:
             self._wait_until_met()
             os.close(fuse.open_device())
-            self._connect()
+            for device in self._connect().list().values():  # it answers, and not only its socket
+                os.close(device)
         except CsiOrasError as error:
             return error.message
         return ""
@@ -156,13 +158,16 @@ class LazyVolumes:
         self._has_started.set()
 
     def accompany(self) -> None:
-        """Agree with the mounter, and return when it has gone, so that the next one is given what it needs.
-
-        Raises:
-            StoreBrokenError: there is none.
-        """
-        if self._has_started.is_set() and (self._devices or not self._has_met):
+        """Agree with the mounter, and return when it has gone, so that the next one is given what it needs."""
+        if not self._has_started.is_set() or (self._has_met and not self._devices):
+            return
+        try:
             self._connect().wait_until_gone(self.meet)
+            self._is_missed = False
+        except CsiOrasError as error:
+            if not self._is_missed:  # one line until it is back
+                logger.error("lazy volumes wait for the mounter", cause=error.message)
+            self._is_missed = True
 
     def meet(self) -> None:
         """Agree with the mounter, which may be another one by now: what only it holds, and what only we hold.
