@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csi_oras.errors import UnacceptableError
@@ -64,6 +64,7 @@ def test_chunks_are_as_large_as_their_number_demands(size: int, chunk: int) -> N
 # -- making one
 
 
+@settings(deadline=None)  # chunks of megabytes
 @given(st.lists(st.integers(1, 2 * MIB), max_size=12))
 def test_hasher_yields_the_same_however_the_bytes_come(lengths: list[int]) -> None:
     hasher, at = ChunkHasher(len(CONTENT)), 0
