@@ -270,6 +270,21 @@ def test_live_volume_that_is_published_again_stays_while_no_mounter_answers_the_
     node.hide(target)
 
 
+def test_driver_without_lazy_volumes_needs_no_mounter_whoever_else_has_some(
+    node: LazyNode, pusher: Pusher, reference: str
+) -> None:
+    """The mounts of others are seen, and are nothing to it."""
+    target = node.show(f"{pusher.address}/{reference}")
+    (node.directory / "other").mkdir()
+    with LazyNode(node.directory / "other") as other:
+        eager = other.show(f"{pusher.address}/{reference}", mode="eager")
+        assert (eager / "model").read_bytes() == CONTENT
+        other.hide(eager)
+        assert not other.mounter()
+        assert not (other.state / "mounter.log").exists()
+    node.hide(target)
+
+
 def test_volume_that_was_unmounted_while_no_driver_was_here_ends_when_one_starts(
     node: LazyNode, pusher: Pusher, reference: str
 ) -> None:

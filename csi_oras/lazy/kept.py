@@ -88,11 +88,18 @@ class KeptTrees:
         (self._directory / name / _CREDENTIAL).unlink(missing_ok=True)
         erase(self._directory / name)
 
+    def names(self) -> set[str]:
+        """Return the names of all that is kept, readable or not.
+
+        Raises:
+            StoreBrokenError: the store fails.
+        """
+        with store_errors("lazy volumes"):
+            return {name for name in os.listdir(self._directory) if _NAME.fullmatch(name)}  # noqa: PTH208
+
     def all(self) -> Iterator[KeptTree]:
         """Yield every tree that can be read; what a crash has left of another goes."""
-        with store_errors("lazy volumes"):
-            names = [name for name in os.listdir(self._directory) if _NAME.fullmatch(name)]  # noqa: PTH208
-        for name in names:
+        for name in self.names():
             try:
                 yield self._load(name)
             except (OSError, LookupError, TypeError, ValueError, CsiOrasError) as error:

@@ -143,12 +143,13 @@ class LazyVolumes:
     def start(self) -> None:
         """Serve on what was mounted before, and forget what is not mounted any more."""
         try:
+            ours = self._trees.kept.names()
             self._trees.load()
             self._server.start()
         except CsiOrasError as error:
             logger.error("lazy volumes are not served", cause=error.message)
             return
-        mounted = {mount.tree for mount in fuse.mounts()}
+        mounted = ours & {mount.tree for mount in fuse.mounts()}
         for tree in self._trees.all():
             if tree.artifact.tree not in mounted:
                 self._end_unless_shown(tree.artifact.tree)
@@ -189,7 +190,8 @@ class LazyVolumes:
                     self._hold_on(mounter, name)
         if not self._has_met:
             self._has_met = True
-            for name in {mount.tree for mount in fuse.mounts()} - self._devices.keys():
+            mounted = {mount.tree for mount in fuse.mounts()}
+            for name in (mounted & self._trees.kept.names()) - self._devices.keys():
                 logger.error("a lazy volume is dead, for nobody held it any more; its pod has to begin anew", tree=name)
 
     def index(self, make: Callable[[Descriptor], object]) -> None:
