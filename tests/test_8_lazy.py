@@ -25,7 +25,6 @@ LARGE = os.urandom(48 * MIB)
 def node(short_path: Path) -> Iterator[Driver]:
     with Driver(short_path) as running:
         yield running
-        running.end_mounter()
 
 
 def mounted(node: Driver) -> list[str]:

@@ -158,6 +158,7 @@ class Driver:
     ) -> None:
         self.stop()
         self.unmount_all()
+        self.end_mounter()
         self._held.close()
 
     def unmount_all(self) -> None:
