@@ -78,13 +78,13 @@ def test_layer_that_has_rotted_is_never_pushed_and_fetched_anew(at: Outboxing, f
     fake.mounts = False
     rot(at.app.content.path(Digest.parse(sha256(_LARGE))))
     entry = at.capture(target, {"b": b"2"}, base=base)
-    future = at.outbox.begin(entry.writing)
+    at.outbox.begin(entry.writing)
     wait_for(lambda: entry.state().error != "")
     assert "has rotted on this node's disk" in entry.state().error
     assert fake.manifests.get("t/out", {}) == {}
     at.resume()
     at.retry(entry)
-    assert future.result(60)
+    wait_for(lambda: not entry.writing.directory.exists())
     assert contents(at.pull(target)[0].path) == {"a": b"1", "large": _LARGE, "b": b"2"}
     assert fake.blobs["t/out"].keys() == {sha256(content) for content in (b"1", b"2", _LARGE, b"{}")}
 
@@ -95,7 +95,7 @@ def test_rotten_base_of_a_private_registry_waits_for_a_credential_of_the_node(
     base, shown = below(at, private, tmp_path)
     rot(at.app.content.path(Digest.parse(sha256(b"1"))))
     entry = at.capture(target, {"b": b"2"}, base=base)
-    future = at.outbox.begin(entry.writing)
+    at.outbox.begin(entry.writing)
     at.resume()
     wait_for(lambda: "has rotted" in entry.state().error)
     at.retry(entry)
@@ -106,5 +106,5 @@ def test_rotten_base_of_a_private_registry_waits_for_a_credential_of_the_node(
     login.write_text(json.dumps({"auths": {private.address: {"auth": basic("me", "right").partition(" ")[2]}}}))
     at.app.policy = config.parse(f"credentials: {{dockerConfig: [{login}]}}", "policy")
     at.retry(entry)
-    assert future.result(60)
+    wait_for(lambda: not entry.writing.directory.exists())
     assert contents(at.pull(target)[0].path) == {**shown, "b": b"2"}
