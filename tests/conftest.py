@@ -32,7 +32,8 @@ _MISSING = {
 }
 
 
-_PEERS = pytest.StashKey[set[str]]()
+_LEFT = pytest.StashKey[set[str]]()
+"""What was left out, for the last lines."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,10 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "row(*ids): rows of the list of hostile servers and signatures that a test plays"
     )
     config.addinivalue_line("markers", "peer(program): a program that is compared with where it is on PATH")
+    config.addinivalue_line("markers", "soak: takes too long for every run; make soak runs it, with SOAK=1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    _leave_out_peers(config, items)
+    _leave_out(config, items)
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         needed = {what for marker in item.iter_markers("needs") for what in marker.args}
@@ -56,13 +58,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def _leave_out_peers(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what needs a program that no package has: that is no skip, which fails in CI; the last lines tell it."""
-    absent = [item for item in items if any(not shutil.which(mark.args[0]) for mark in item.iter_markers("peer"))]
+def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what needs a program that no package has, and what takes long: no skip, which fails in CI."""
+    absent = {item: reason for item in items if (reason := _reason_to_leave_out(item))}
     if absent:
-        config.hook.pytest_deselected(items=absent)
-        config.stash[_PEERS] = {mark.args[0] for item in absent for mark in item.iter_markers("peer")}
+        config.hook.pytest_deselected(items=list(absent))
+        config.stash[_LEFT] = set(absent.values())
         items[:] = [item for item in items if item not in absent]
+
+
+def _reason_to_leave_out(item: pytest.Item) -> str:
+    for mark in item.iter_markers("peer"):
+        if not shutil.which(mark.args[0]):
+            return f"the comparison with {mark.args[0]}, which is not on PATH"
+    takes_long = item.get_closest_marker("soak") and not os.environ.get("SOAK")
+    return "what takes long; make soak does it" if takes_long else ""
 
 
 def _skipped(reporter: TerminalReporter) -> dict[str, int]:
@@ -76,9 +86,9 @@ def _skipped(reporter: TerminalReporter) -> dict[str, int]:
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """Say in the last lines what was not run, and why; nobody should have to look for it."""
-    peers = config.stash.get(_PEERS, set())
-    for program in sorted(peers):
-        terminalreporter.write_line(f"NOT RUN: the comparison with {program}, which is not on PATH", yellow=True)
+    left: set[str] = config.stash.get(_LEFT, set())
+    for what in sorted(left):
+        terminalreporter.write_line(f"NOT RUN: {what}", yellow=True)
     for reason, count in _skipped(terminalreporter).items():
         terminalreporter.write_line(f"NOT RUN: {count} tests, because {reason}", yellow=True)
 
@@ -86,7 +96,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With CI=true a skip is a failure. A worker, which has no last lines, hands over what it left out."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["peers"] = session.config.stash.get(_PEERS, set())
+        session.config.workeroutput["left"] = session.config.stash.get(_LEFT, set())
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") == "true" and reporter and _skipped(reporter) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -94,7 +104,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker left out; one that crashed has failed the run."""
-    node.config.stash.setdefault(_PEERS, set()).update(getattr(node, "workeroutput", {}).get("peers", ()))
+    node.config.stash.setdefault(_LEFT, set()).update(getattr(node, "workeroutput", {}).get("left", ()))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -19,7 +19,7 @@ from tests.support.mounting import HoldingDriver, MortalDriver, RunningMounter, 
 
 pytestmark = [pytest.mark.needs("root", "fuse"), pytest.mark.timeout(170)]
 CONTENTS = [random.Random(seed).randbytes(size) for seed, size in enumerate((3_000_000, 5_234_567))]  # noqa: S311 (any bytes)
-KILLS = 12
+KILLS = 4
 _WELL_SECONDS = 1.05
 """Who has lived for so long is begun again without a pause."""
 

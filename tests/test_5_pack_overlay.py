@@ -174,7 +174,7 @@ _PUSHED = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(40))
 def test_volume_is_shown_by_what_is_pushed_as_the_kernel_showed_it_last(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 (which things a pod does)
     base = Base(layers=chance.choice([[], _NESTED, _PACKED, _OF_ORAS_PY]))

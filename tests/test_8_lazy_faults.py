@@ -55,6 +55,7 @@ BLOB = f"/blobs/{sha256(CONTENT)}"
 # -- who cannot be reached
 
 
+@pytest.mark.soak
 @pytest.mark.needs("registry")
 def test_registry_that_is_dead_is_an_error_in_time_and_no_error_when_it_is_back(
     node: LazyNode, short_path: Path

@@ -200,6 +200,7 @@ def test_process_that_is_stopped_keeps_no_volume_and_no_reader(node: LazyNode, g
     assert not target.exists()
 
 
+@pytest.mark.soak
 def test_mounter_that_is_stopped_keeps_no_volume(node: LazyNode, pusher: Pusher, reference: str) -> None:
     target = node.show(f"{pusher.address}/{reference}")
     mounter = node.mounter()
@@ -247,6 +248,7 @@ def test_connection_that_somebody_has_ended_keeps_no_other_from_being_served(
     node.hide(target, other, second)
 
 
+@pytest.mark.soak
 def test_live_volume_that_is_published_again_stays_while_no_mounter_answers_the_driver(
     node: LazyNode, gate: Gate, reference: str
 ) -> None:
