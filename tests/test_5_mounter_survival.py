@@ -186,6 +186,12 @@ def mounters_of(directory: Path) -> list[int]:
     return found
 
 
+def end(pid: int) -> None:
+    """Kill a mounter, and return when nobody can connect to it any more, which is after its command line has gone."""
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), "it is not gone")
+
+
 @pytest.fixture
 def no_mounter(short_path: Path) -> Iterator[RunningMounter]:
     """What ends whatever mounter is started."""
@@ -226,7 +232,6 @@ def test_mounter_that_ended_is_started_again(short_path: Path) -> None:
         for _ in range(2):
             Mounter.start_detached(short_path / "mounter.sock", short_path)
         (pid,) = mounters_of(short_path)
-        os.kill(pid, signal.SIGKILL)
-        eventually(lambda: not mounters_of(short_path), "it is not gone")
+        end(pid)
         begun.append(pid)
     assert begun[0] != begun[1]
