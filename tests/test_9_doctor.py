@@ -154,12 +154,6 @@ def test_policy_file_that_is_wrong_fails_with_its_line_and_the_rest_is_looked_at
     assert found.states("space") == ["ok"]
 
 
-def test_setting_without_effect_is_a_warning(node: Path) -> None:
-    found = examine(node, "lazy: {requireIndex: true}")
-    assert (found.code, found.states("configuration")) == (0, ["warning"])
-    assert "lazy" in found.said("configuration")
-
-
 def test_cosign_key_that_is_none_fails_the_policy_file(node: Path) -> None:
     (node / "cosign.pub").write_text("no key")
     found = examine(node, f"verification: [{{match: '**', cosignKeys: [{node / 'cosign.pub'}]}}]")

@@ -237,12 +237,6 @@ def test_aliases_that_multiply_are_refused_at_once() -> None:
         read(nested)
 
 
-def test_setting_without_effect_is_logged() -> None:
-    with capture_logs() as logs:
-        read("store: {maxBytes: 1G}\nprefetch: [{reference: a}]\nlazy: {requireIndex: true}\n")
-    assert {line["key"] for line in logs} == {"lazy"}
-
-
 # -- the file
 
 

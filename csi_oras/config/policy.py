@@ -36,7 +36,6 @@ from csi_oras.errors import InvalidConfigError, printable
 from csi_oras.oci.glob import Glob
 from csi_oras.oci.wish import Wish
 from csi_oras.registry import named_files
-from csi_oras.telemetry.logs import logger
 
 _LARGEST_FILE = 1 << 20
 _MOST_PERCENT = 100
@@ -187,8 +186,6 @@ def parse(text: str, source: str) -> Policy:
         raise InvalidConfigError(source, f"is not YAML ({printable(str(error), 200)})", "correct it") from None
     for path, cause in _contradictions(policy):
         raise InvalidConfigError(f"{source}, line {line_of(node, path)}", f"{path} {cause}", "correct it")
-    for name in without_effect(policy):
-        logger.warning("a setting of the policy file has no effect in this release", source=source, key=name)
     return policy
 
 
@@ -201,11 +198,6 @@ def _contradictions(policy: Policy) -> Iterator[tuple[str, str]]:
     for wish, count in Counter(str(prefetch.wish) for prefetch in policy.prefetch).items():
         if count > 1:
             yield "prefetch", f'names "{wish}" twice'
-
-
-def without_effect(policy: Policy) -> list[str]:
-    """Return the keys that are given and mean nothing in this release."""
-    return ["lazy"] if policy.lazy != Policy().lazy else []
 
 
 def load(path: Path | None) -> Policy:

@@ -30,9 +30,6 @@ def examine(file: Path | None) -> tuple[config.Policy | None, Check]:
         return policy, Check.warning(name, message, f"--config {USUAL_FILE}, if the driver has it")
     if file is None:
         return policy, Check.ok(name, "no policy file is named: the defaults hold")
-    if ignored := config.without_effect(policy):
-        message = f"{file} is valid, and in this release some of it has no effect: {', '.join(ignored)}"
-        return policy, Check.warning(name, message)
     keys = sum(len(rule.cosign_keys) for rule in policy.verification)
     signed = f", cosign keys: {keys}" if keys else ""
     return policy, Check.ok(name, f"{file} is valid{signed}")
