@@ -16,6 +16,7 @@ from csi_oras.lazy.kept import KeptTrees
 from csi_oras.lazy.server import LazyServer
 from csi_oras.lazy.trees import LazyTrees
 from csi_oras.mount import fuse
+from csi_oras.mounter.client import Mounter
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.platform import Platform
 from csi_oras.registry.hosts_dirs import HostsDirectories
@@ -61,7 +62,7 @@ from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
 from csi_oras.transfer.write_back import VolumePusher
 from csi_oras.volume.adopt import shown_plans
-from csi_oras.volume.lazy import LazyVolumes, Mounter
+from csi_oras.volume.lazy import LazyVolumes
 from csi_oras.volume.write_back import Push, PushRights, WriteBack
 
 DEFAULT_DRIVER_NAME = "csi.oras.land"
@@ -204,7 +205,7 @@ class Application:
             make_room=self._gatherer.make_room,
             observe=observe,
         )
-        kept = KeptTrees(self.paths.root / "lazy")
+        kept = KeptTrees(self.paths.lazy)
         return LazyTrees(kept, self.leases, self.puller.connect, parts, self.chunk_indexes.find_stored)
 
     def lazy_volumes(self, connect: Callable[[], Mounter]) -> LazyVolumes:
@@ -242,7 +243,7 @@ class Application:
             self.metrics.store_bytes.labels("ingest").set(usage.unfinished)
             self.metrics.store_bytes.labels("quarantine").set(usage.quarantined)
         self.metrics.store_artifacts.set(self.catalogue.count())
-        lazy = fuse.mounts()
+        lazy = [mount for mount in fuse.mounts() if (self.paths.lazy / mount.tree).is_dir()]  # and not another's
         self.metrics.published_volumes.labels("lazy").set(len(lazy))
         self.metrics.published_volumes.labels("eager").set(max(self.records.published() - len(lazy), 0))
         self.metrics.lazy_processes.set(len({mount.tree for mount in lazy}))

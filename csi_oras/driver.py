@@ -21,7 +21,8 @@ from csi_oras.app import Application
 from csi_oras.csi.controller import Controller
 from csi_oras.csi.identity import Identity
 from csi_oras.csi.node import Node
-from csi_oras.csi.server import Server, socket_path
+from csi_oras.csi.server import Server
+from csi_oras.endpoint import socket_path
 from csi_oras.errors import CsiOrasError
 from csi_oras.mounter.client import Mounter
 from csi_oras.store import driver_lock, staging

@@ -162,7 +162,8 @@ def test_hint_that_lies_costs_a_wait_and_no_wrong_byte(lazies: Lazies, fake: Fak
     lying = index_of(bytes(other))
     (blob,) = lying.blobs.values()
     hint = type(lying)(blobs={DIGEST: replace(blob, digest=DIGEST)})
-    tree = lazies.open(model(fake), hint, is_hint=True)
+    tree = lazies.open(model(fake))
+    tree.hint(hint.find)
     assert read(tree.show(DIGEST, 2 * MIB, 2 * MIB + 9, 0), 2 * MIB, 2 * MIB + 9) == LARGE[2 * MIB : 2 * MIB + 9]
     assert lazies.app.content.path(DIGEST).exists()
     assert tree.poisoned() == []

@@ -2,15 +2,18 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from csi_oras.demo.distribution import Distribution
 from csi_oras.mount import fuse
 from tests.support.artifacts import Layer, Pusher, files, sha256
+from tests.support.calls import refused
 from tests.support.driver import Driver
 from tests.support.gate import Gate
 from tests.support.outside import Outside
@@ -64,3 +67,25 @@ def test_volume_of_what_is_local_by_then_is_a_plain_bind(node: Driver, pusher: P
     assert subprocess.run(["diff", "-r", first, second], check=False).returncode == 0
     for target, name in ((first, "first"), (second, "second")):
         node.unpublish(target, volume_id=name)
+
+
+def test_target_that_holds_a_lazy_volume_is_no_other_volumes(node: Driver, pusher: Pusher, repository: str) -> None:
+    reference, target = pusher.artifact(repository, [Layer(content=LARGE, title="model")]), node.target()
+    node.publish(target, volume_id="first", reference=reference, mode="lazy")
+    with refused(grpc.StatusCode.ALREADY_EXISTS, "holds volume first"):
+        node.publish(target, volume_id="second", reference=reference, mode="lazy")
+    assert (target / "model").read_bytes() == LARGE
+    node.unpublish(target, volume_id="first")
+
+
+def test_nothing_is_held_for_lazy_volumes_that_are_no_more(node: Driver, pusher: Pusher, repository: str) -> None:
+    reference, target = pusher.artifact(repository, [Layer(content=LARGE, title="model")]), node.target()
+    node.publish(target, reference=reference, mode="lazy")
+    held = {holder for holder, _ in Outside(node.state).rows("leases") if holder.startswith("lazy ")}
+    assert len(held) == 1
+    node.kill()
+    node.unmount_all()
+    for directory in (path for path in (node.state / "lazy").iterdir() if path.is_dir()):
+        shutil.rmtree(directory)
+    node.start()
+    wait_for(lambda: not held & {holder for holder, _ in Outside(node.state).rows("leases")})

@@ -17,7 +17,6 @@ from csi_oras.endpoint import private_path, socket_path
 from csi_oras.errors import InvalidConfigError
 from csi_oras.telemetry.metrics import Metrics
 
-__all__ = ["Server", "socket_path"]
 _GRACE_SECONDS = 5.0
 
 

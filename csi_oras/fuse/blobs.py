@@ -17,8 +17,8 @@ from csi_oras.fuse.statistics import Statistics
 from csi_oras.oci.digest import Digest
 from csi_oras.telemetry.logs import logger
 
-PATIENCE_SECONDS = 45.0
-"""How long a read waits for its bytes: the kernel asks twice before a reader hears of an error (at most 120 s)."""
+PATIENCE_SECONDS = 38.0
+"""How long a read waits for its bytes: before a reader hears of an error the kernel asks up to three times, 120 s."""
 _SOON_SECONDS = 0.1
 """How long bytes that were announced are given to come without being asked for, each time at the cost of an answer."""
 _MOST_OPENED = 512

@@ -75,14 +75,13 @@ class LazyBlob:
         parts: Parts,
         *,
         index: BlobIndex | None = None,
-        is_hint: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prove chunks by `index`; one that is but a hint is given up where it contradicts what the registry sends."""
+        """Prove chunks by `index`."""
         self.blob = blob
         self._parts = parts
         self._index = index
-        self._is_hint = is_hint
+        self._is_hint = False
         self._clock = clock
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -169,7 +168,7 @@ class LazyBlob:
         return job, done
 
     def hint(self, index: BlobIndex) -> None:
-        """Prove chunks by what is nobody's word, where there is nothing better."""
+        """Prove chunks by what is nobody's word, where there is nothing better, until a registry contradicts it."""
         if self._index is None:
             self._index, self._is_hint = index, True
 

@@ -59,7 +59,7 @@ class KeptTrees:
         return self._directory / name / _PLAN
 
     def save(self, kept: KeptTree) -> None:
-        """Keep a tree; one that is kept has its credential renewed.
+        """Keep a tree that is new.
 
         Raises:
             NoSpaceError, StoreBrokenError: the store fails; nothing is left of it.
@@ -69,7 +69,7 @@ class KeptTrees:
         with store_errors("lazy volume"):
             directory.mkdir(mode=0o700, exist_ok=True)
             try:
-                _write(directory / _CREDENTIAL, credentials.to_text(kept.credential).reveal().encode())
+                self.renew(artifact.tree, kept.credential)
                 if artifact.index:
                     _write(directory / _INDEX, artifact.index.content)
                 _write(directory / _PLAN, json.dumps(_plan_document(artifact.plan)).encode())
@@ -77,6 +77,15 @@ class KeptTrees:
             except BaseException:
                 erase(directory)
                 raise
+
+    def renew(self, name: str, credential: Credential | None) -> None:
+        """Have a tree be read by this credential from now on.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store fails; the tree keeps the one that it has.
+        """
+        with store_errors("lazy volume"):
+            _write(self._directory / name / _CREDENTIAL, credentials.to_text(credential).reveal().encode())
 
     def add_poisoned(self, name: str, digest: Digest) -> None:
         """Note that a blob of a tree is wrong."""
@@ -115,7 +124,6 @@ class KeptTrees:
             plan=_parse_plan(json.loads((directory / _PLAN).read_bytes())),
             holder=tree["holder"],
             index=ChunkIndex.parse(index.read_bytes(), "kept chunk index") if index.exists() else None,
-            is_hint=tree["isHint"],
         )
         if artifact.tree != name:
             raise StoreBrokenError("lazy volume", "is not what its name says")
@@ -132,7 +140,6 @@ def _tree_document(artifact: LazyArtifact) -> dict[str, Any]:
         "reference": str(artifact.reference),
         "artifact": str(artifact.artifact),
         "holder": artifact.holder,
-        "isHint": artifact.is_hint,
     }
 
 

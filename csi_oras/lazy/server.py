@@ -10,12 +10,14 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from csi_oras.endpoint import private_path
 from csi_oras.errors import CsiOrasError, NoSpaceError
 from csi_oras.lazy.blob import Shown
 from csi_oras.lazy.tree import LazyTree
@@ -30,7 +32,7 @@ _SHARE = 64
 _AHEAD_SHARE = 16
 """Announced windows of one registry whose bytes are proven while they come."""
 _LARGEST_MESSAGE = 64 << 10
-_SEND_SECONDS = 5
+_SEND_SECONDS, _PAUSE_SECONDS = 5, 1
 _BACKLOG = 128
 
 
@@ -54,7 +56,7 @@ class LazyServer:
         Raises:
             StoreBrokenError: that is not possible.
         """
-        private = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        private = private_path(self._path)
         with store_errors("socket for lazy volumes"):
             private.unlink(missing_ok=True)
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -71,14 +73,14 @@ class LazyServer:
         for connection in told:
             connection.send({"op": "poison", "blob": str(digest)})
 
-    def close(self) -> None:
-        """Fetch nothing more."""
-        self._turns.close()
-        self._ahead.close()
-
     def _accept(self, listening: socket.socket) -> None:
         while True:
-            connected, _ = listening.accept()
+            try:
+                connected, _ = listening.accept()
+            except OSError as error:  # out of descriptors, for one: whoever asks tries again
+                logger.error("a FUSE process cannot be heard", cause=error.strerror)
+                time.sleep(_PAUSE_SECONDS)
+                continue
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
             threading.Thread(target=self._serve, args=(connected,), name="lazy", daemon=True).start()
 

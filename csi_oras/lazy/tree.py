@@ -32,11 +32,10 @@ class LazyTree:
         self._lock = threading.Lock()
         self._asker: Asker | None = None
         self._is_wanted = True
-        index, is_hint = artifact.index, artifact.is_hint
+        index = artifact.index
         blobs = {entry.blob.digest: entry.blob for entry in artifact.plan.entries}
         self._blobs = {
-            digest: LazyBlob(blob, parts, index=index.find(blob) if index else None, is_hint=is_hint)
-            for digest, blob in blobs.items()
+            digest: LazyBlob(blob, parts, index=index.find(blob) if index else None) for digest, blob in blobs.items()
         }
 
     @property

@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from csi_oras.errors import CsiOrasError
+from csi_oras.errors import CsiOrasError, NoSpaceError, StoreBrokenError
 from csi_oras.lazy.blob import Parts, Proof
 from csi_oras.lazy.kept import KeptTree, KeptTrees
+from csi_oras.lazy.tree import Connect as TreeConnect
 from csi_oras.lazy.tree import LazyTree
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
@@ -76,10 +77,14 @@ class LazyTrees:
         Raises:
             NoSpaceError, StoreBrokenError: the store fails.
         """
-        is_new = self.find(artifact.tree) is None
+        name = artifact.tree
+        if tree := self.find(name):
+            self.kept.renew(name, credential)
+            tree.renew(self._connection(artifact, credential))
+            return tree
         self.kept.save(KeptTree(artifact=artifact, credential=credential))
         tree = self._add(artifact, credential)
-        if is_new and any(map(tree.lacks_index, tree.blobs())):
+        if any(map(tree.lacks_index, tree.blobs())):
             self._turns.submit(tree.registry, tree, partial(self._hint, tree))  # nobody waits for it
         return tree
 
@@ -102,13 +107,16 @@ class LazyTrees:
             return list(self._trees.values())
 
     def close(self, name: str) -> None:
-        """Let go of a tree that no volume shows any more."""
+        """Let go of a tree that no volume shows any more; a full or broken disk keeps no pod from going."""
         with self._lock:
             tree = self._trees.pop(name, None)
         if tree:
             tree.close()
-        self._leases.of_lazy(name, [])
         self.kept.remove(name)
+        try:
+            self._leases.of_lazy(name, [])
+        except (NoSpaceError, StoreBrokenError) as error:
+            logger.warning("what a lazy volume has read is held until the next start", cause=error.message)
 
     def load(self) -> None:
         """Serve on what a former process has kept.
@@ -121,16 +129,16 @@ class LazyTrees:
                 self._add(kept.artifact, kept.credential).poison(kept.poisoned)
             except CsiOrasError as error:
                 logger.error("a lazy volume is not served", tree=kept.artifact.tree, cause=error.message)
+        self._leases.of_lazy_only(self.kept.names())
 
     def _add(self, artifact: LazyArtifact, credential: Credential | None) -> LazyTree:
-        connect = partial(self._connect, artifact.reference.repository, credential)
+        tree = LazyTree(artifact, self._connection(artifact, credential), self._parts)
         with self._lock:
-            tree = self._trees.get(artifact.tree)
-            if tree:
-                tree.renew(connect)
-            else:
-                tree = self._trees[artifact.tree] = LazyTree(artifact, connect, self._parts)
+            self._trees[artifact.tree] = tree
         plan = artifact.plan
         digests = [artifact.artifact, plan.digest, *(entry.blob.digest for entry in plan.entries)]
         self._leases.of_lazy(artifact.tree, digests)
         return tree
+
+    def _connection(self, artifact: LazyArtifact, credential: Credential | None) -> TreeConnect:
+        return partial(self._connect, artifact.reference.repository, credential)

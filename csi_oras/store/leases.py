@@ -116,6 +116,18 @@ class Leases:
         """
         self._hold(f"{_LAZY} {tree}", digests)
 
+    def of_lazy_only(self, trees: Iterable[str]) -> None:
+        """Let go of what is held for lazy trees that are none of `trees`.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            StoreBrokenError: the store fails.
+        """
+        kept = {f"{_LAZY} {tree}" for tree in trees}
+        for (holder,) in self._database.query("SELECT DISTINCT holder FROM leases WHERE holder LIKE ?", f"{_LAZY} %"):
+            if holder not in kept:
+                self._hold(holder, [])
+
     def _hold(self, holder: str, digests: Iterable[Digest]) -> None:
         with self._database.transaction():
             self._database.query("DELETE FROM leases WHERE holder = ?", holder)

@@ -77,6 +77,11 @@ class StatePaths:
         return self.root / "indexes"
 
     @property
+    def lazy(self) -> Path:
+        """What lazy volumes need after a restart of the driver."""
+        return self.root / "lazy"
+
+    @property
     def views(self) -> Path:
         """Links by name to what is here, for people."""
         return self.root / "views"

@@ -62,7 +62,7 @@ class PullRequest:
 class LazyArtifact:
     """What a lazy tree is made of: a pinned reference, the artifact's manifest, who it is for, and what proves chunks.
 
-    `holder` is what grants know the credential by. An index that `is_hint` is nobody's word.
+    `holder` is what grants know the credential by; `index` is to be believed.
     """
 
     reference: Reference
@@ -70,7 +70,6 @@ class LazyArtifact:
     plan: Plan
     holder: str
     index: ChunkIndex | None = None
-    is_hint: bool = False
 
     @property
     def tree(self) -> str:

@@ -32,10 +32,10 @@ class Adoption:
         """
         if self._adopts_writable(request, target):
             return True
-        if self._lazy.is_at(target):
+        others = self._records.others_at(request.volume_id, request.target)
+        if not others and self._lazy.is_at(target):
             return self._adopts_lazy(request, target)
         shown = next(reversed(mounts_at(target.path, self._trees)), None)
-        others = self._records.others_at(request.volume_id, request.target)
         if others or shown is None:
             self._records.drop(request.volume_id, request.target)  # the intent: this answer is a final one
             raise VolumeConflictError(

@@ -10,8 +10,6 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
 
 from csi_oras import kernel
 from csi_oras.errors import CsiOrasError, StoreBrokenError
@@ -20,6 +18,7 @@ from csi_oras.lazy.trees import LazyTrees, Listener
 from csi_oras.mount import fuse
 from csi_oras.mount.bind import unbind
 from csi_oras.mount.target import Target
+from csi_oras.mounter.client import Mounter
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.registry.credentials import Credential
 from csi_oras.telemetry.logs import logger
@@ -28,22 +27,6 @@ from csi_oras.volume.locks import KeyedLocks
 
 _START_SECONDS = 20.0
 """How long a publish waits for a start to find what was mounted before."""
-
-
-class Mounter(Protocol):
-    """The program that holds FUSE processes, as the driver sees it."""
-
-    def hold(self, tree: str, device: int, plan: Path, driver: Path) -> None:
-        """Have a process serve a tree on a connection, from now on."""
-
-    def list(self) -> dict[str, int]:
-        """Return the connections that it holds, by tree; the descriptors are the caller's."""
-
-    def wait_until_gone(self, met: Callable[[], None]) -> None:
-        """Call `met`, and return when the mounter that was there before that has ended."""
-
-    def drop(self, tree: str) -> None:
-        """End the process of a tree, and let go of the connection."""
 
 
 class LazyVolumes:
@@ -70,8 +53,7 @@ class LazyVolumes:
         try:
             self._wait_until_met()
             os.close(fuse.open_device())
-            for device in self._connect().list().values():  # it answers, and not only its socket
-                os.close(device)
+            self._connect().processes()  # it answers, and not only its socket
         except CsiOrasError as error:
             return error.message
         return ""
@@ -96,11 +78,18 @@ class LazyVolumes:
                 self._end_unless_shown(name)
                 raise
 
-    def renew(self, target: Target, credential: Credential | None) -> None:
-        """Take the credential that a volume brings now for what is read of it from now on."""
-        if artifact := self.artifact_at(target):
-            with self._locks.hold(artifact.tree):
-                self._trees.open(artifact, credential)
+    def renew(self, target: Target, credential: Credential | None) -> bool:
+        """Read a volume by the credential that it brings now, and say whether it is alive.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store fails, or nobody knows yet what the mounter holds.
+        """
+        artifact = self.artifact_at(target)
+        if artifact is None:
+            return False
+        with self._locks.hold(artifact.tree):
+            self._trees.open(artifact, credential)
+        return True
 
     def is_at(self, target: Target) -> bool:
         """Say whether a lazy volume is mounted at `target`, dead or alive."""
@@ -198,10 +187,6 @@ class LazyVolumes:
         """Have `make` make a chunk index of each blob that has come whole, and had none."""
         for blob in self._trees.whole():
             make(blob)
-
-    def processes(self) -> int:
-        """Count the trees that are served."""
-        return len(self._devices)
 
     def _hold(self, mounter: Mounter, name: str) -> None:
         mounter.hold(name, self._devices[name], self._trees.kept.plan(name), self._trees.kept.socket)

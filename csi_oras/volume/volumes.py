@@ -94,7 +94,7 @@ class Volumes:
             self._check_alone(request)
             self._write_back.check(request)
             attributes = request.attributes
-            artifact = None if attributes.starts_empty else self._puller.find(self._pull_request(request))
+            artifact = None if attributes.starts_empty else self._puller.find(self._wanted.pull(request))
             step = self._go_on(request, target, artifact)
         if isinstance(step, Job):
             self._notices.pulling(request.owner, attributes.reference, step.progress)
@@ -208,10 +208,8 @@ class Volumes:
             where = printable(target.path, 300)
             cause = f"is published at {where} with other attributes"
             raise VolumeConflictError(f"volume {_short(request.volume_id)}", cause, "unpublish it first")
-        if self._lazy.is_at(target):
-            if self._lazy.artifact_at(target) is None:
-                return self._adoption.adopt(request, target)  # which takes away what is dead
-            self._lazy.renew(target, self._wanted.pull(request).credential)
+        if self._lazy.is_at(target) and not self._lazy.renew(target, self._wanted.pull(request).credential):
+            return self._adoption.adopt(request, target)  # which takes away what is dead
         return True
 
     def _check_alone(self, request: PublishRequest) -> None:

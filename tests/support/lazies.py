@@ -47,7 +47,7 @@ class Lazies:
             credential=None,
         )
 
-    def artifact(self, reference: str, index: ChunkIndex | None = None, *, is_hint: bool = False) -> LazyArtifact:
+    def artifact(self, reference: str, index: ChunkIndex | None = None) -> LazyArtifact:
         """Ask what `reference` means, and what a lazy tree of it is."""
         request = self._request(reference)
         planned = self.app.puller.plan(request)
@@ -58,12 +58,11 @@ class Lazies:
             plan=planned.plan,
             holder=holder,
             index=index,
-            is_hint=is_hint,
         )
 
-    def open(self, reference: str, index: ChunkIndex | None = None, *, is_hint: bool = False) -> LazyTree:
+    def open(self, reference: str, index: ChunkIndex | None = None) -> LazyTree:
         """Open the lazy tree of an artifact."""
-        return self.trees.open(self.artifact(reference, index, is_hint=is_hint), None)
+        return self.trees.open(self.artifact(reference, index), None)
 
     def close(self) -> None:
         """End it."""

@@ -9,12 +9,12 @@ from csi_oras.csi.pb import csi_pb2
 from csi_oras.csi.requests import parse_publish
 from csi_oras.errors import StoreBrokenError
 from csi_oras.mount import mountinfo
+from csi_oras.mounter.client import Mounter
 from csi_oras.oci.digest import Digest
 from csi_oras.store.writable import Writing
 from csi_oras.telemetry.events import Events
 from csi_oras.transfer.jobs import Job
 from csi_oras.transfer.request import PulledArtifact
-from csi_oras.volume.lazy import Mounter
 from csi_oras.volume.notices import Notices
 from csi_oras.volume.recovery import Recovery
 from csi_oras.volume.request import PublishRequest
