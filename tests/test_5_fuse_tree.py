@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,10 @@ def test_plan_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "plan.json").symlink_to("target")
     with pytest.raises(StoreBrokenError):
         Tree.load(tmp_path / "plan.json")
+
+
+def test_files_are_of_the_time_when_the_plan_was_written(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"version": 1, "entries": []}')
+    os.utime(plan, ns=(1, 1_700_000_000_123_456_789))
+    assert Tree.load(plan).nanoseconds == 1_700_000_000_123_456_789

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,12 +41,14 @@ def test_lazy_volume_is_there_before_its_bytes(
 ) -> None:
     pusher.artifact(repository, [Layer(content=LARGE, title="model"), *files(config=b"{}")])
     with Gate(registry.address) as gate:
-        target = node.target()
+        target, begun = node.target(), time.time()
         node.publish(target, reference=f"{gate.address}/{repository}:v1", mode="lazy")
         assert gate.passed < MIB
         assert mounted(node) == [str(target)]
         assert sorted(path.name for path in target.iterdir()) == ["config", "model"]
-        assert (target / "model").stat().st_size == len(LARGE)
+        status = (target / "model").stat()
+        assert status.st_size == len(LARGE)
+        assert begun - 1 < status.st_mtime < time.time()
         with (target / "model").open("rb") as file:
             file.seek(40 * MIB)
             assert file.read(1000) == LARGE[40 * MIB : 40 * MIB + 1000]

@@ -23,9 +23,6 @@ from csi_oras.telemetry.logs import logger
 
 _FOREVER_SECONDS = 86_400
 """How long the kernel keeps names and attributes: they never change."""
-_TIME_NANOSECONDS = 315_576_060 * 10**9
-"""Of all files: half a day into 1980, which no time zone has before the first time that a ZIP archive can say. A tree
-that was laid out has the times of its pulls, which no successor could know."""
 _BLOCK_BYTES, _READ_BYTES, _STATFS_BYTES = 512, 1 << 20, 4096
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 
@@ -172,7 +169,7 @@ class Operations(pyfuse3.Operations):
         found.st_size = node.size if isinstance(node, File) else 0
         found.st_blocks = -(-found.st_size // _BLOCK_BYTES)
         found.st_blksize = _READ_BYTES
-        found.st_atime_ns = found.st_mtime_ns = found.st_ctime_ns = _TIME_NANOSECONDS
+        found.st_atime_ns = found.st_mtime_ns = found.st_ctime_ns = self._tree.nanoseconds
         found.entry_timeout = found.attr_timeout = _FOREVER_SECONDS
         return found
 

@@ -67,8 +67,12 @@ _Content = tuple[int, Digest, int]
 class Tree:
     """The files and directories of one plan."""
 
-    def __init__(self, files: Mapping[_Path, _Content]) -> None:
-        """Number what is there: `files` has mode, blob and size by path, and no path goes through a file."""
+    def __init__(self, files: Mapping[_Path, _Content], nanoseconds: int) -> None:
+        """Number what is there: `files` has mode, blob and size by path, and no path goes through a file.
+
+        All of it is of one time, in nanoseconds since the epoch.
+        """
+        self.nanoseconds = nanoseconds
         paths = {path[:depth] for path in files for depth in range(len(path))} | set(files) | {()}
         numbers = {path: number for number, path in enumerate(sorted(paths), ROOT)}
         self._nodes: list[File | Directory] = []
@@ -96,7 +100,7 @@ class Tree:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a plan file.
+        """Read a plan file; the files of the tree are of the time when it was written, as those of a pull.
 
         Raises:
             StoreBrokenError: it cannot be read.
@@ -104,14 +108,14 @@ class Tree:
         """
         try:
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-                content = file.read(LARGEST_PLAN + 1)
+                content, written = file.read(LARGEST_PLAN + 1), os.fstat(file.fileno()).st_mtime_ns
         except OSError as error:
             raise StoreBrokenError(_SUBJECT, f"cannot be read ({error.strerror})") from error
-        return cls.parse(content)
+        return cls.parse(content, written)
 
     @classmethod
-    def parse(cls, content: bytes) -> Self:
-        """Read the text of a plan.
+    def parse(cls, content: bytes, nanoseconds: int = 0) -> Self:
+        """Read the text of a plan that is of a time.
 
         Raises:
             UnacceptableError: it is none, too large, or names what no volume may show.
@@ -124,7 +128,7 @@ class Tree:
         entries = json.objects(document, "entries", _SUBJECT)
         if len(entries) > MOST_FILES:
             raise LimitExceededError(_SUBJECT, f"names more than {MOST_FILES} files")
-        return cls(_files(entries))
+        return cls(_files(entries), nanoseconds)
 
 
 def _files(entries: list[dict[str, Any]]) -> dict[_Path, _Content]:
