@@ -63,7 +63,9 @@ def test_workflow_whose_driver_is_killed_at_each_point_of_each_step_loses_nothin
     assert len(accountant.account(node).pushed) == len(STEPS)
 
 
-@pytest.mark.parametrize("tags", [1, _WRITERS], ids=["one tag", "a tag each"])
+@pytest.mark.parametrize(
+    "tags", [pytest.param(1, id="one tag"), pytest.param(_WRITERS, id="a tag each", marks=pytest.mark.soak)]
+)
 def test_20_who_write_at_once_lose_nothing_while_registry_and_driver_are_killed(
     node: Driver, short_path: Path, tags: int
 ) -> None:

@@ -200,6 +200,8 @@ _PARTS = {
     "lazy": ["lazy-first", "lazy-reads", "lazy-memory"],
     "lazy-pulls": ["lazy-cold", "lazy-some"],
 }
+_ALWAYS = ("near", "push", "lazy")
+"""What every run looks at; make soak does the rest."""
 
 
 def test_parts_are_all_rows() -> None:
@@ -207,13 +209,15 @@ def test_parts_are_all_rows() -> None:
     assert {row for rows in GROUPS.values() for row in rows} <= set(ROWS)
 
 
+def _marks(part: str) -> list[pytest.MarkDecorator]:
+    needed = [pytest.mark.needs("fuse")] if part.startswith("lazy") else []
+    return needed if part in _ALWAYS else [*needed, pytest.mark.soak]
+
+
 @pytest.mark.needs("root", "registry")
 @pytest.mark.parametrize(
     "names",
-    [
-        pytest.param(names, id=part, marks=[pytest.mark.needs("fuse")] if part.startswith("lazy") else [])
-        for part, names in _PARTS.items()
-    ],
+    [pytest.param(names, id=part, marks=_marks(part)) for part, names in _PARTS.items()],
 )
 def test_small_run_measures_every_row_and_leaves_nothing(names: list[str], tmp_path: Path, short_path: Path) -> None:
     document, table = tmp_path / "figures.json", tmp_path / "table.md"
