@@ -55,8 +55,9 @@ from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.lazily import LazyChoice
 from csi_oras.transfer.outbox import Outbox
 from csi_oras.transfer.prefetch import Observers, Prefetcher
-from csi_oras.transfer.pull import Conditions, Puller, Store
+from csi_oras.transfer.pull import Conditions, Puller
 from csi_oras.transfer.push import Pusher
+from csi_oras.transfer.recall import Store
 from csi_oras.transfer.resolve import Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier

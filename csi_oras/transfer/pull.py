@@ -1,8 +1,6 @@
 """Pulls: an artifact from its registry into the store, for exactly those who may read it.
 
-A tag is resolved once and everything after goes by digest. Nothing of the store is shown to a credential that
-has not been seen to read it in this very repository: that is what grants record, for each manifest, blob and
-plan.
+A tag is resolved once and everything after goes by digest. What a credential was seen to read is granted to it.
 """
 
 import time
@@ -16,7 +14,6 @@ from csi_oras.artifact import planner
 from csi_oras.artifact.kind import Artifact
 from csi_oras.artifact.kinds import kind_of
 from csi_oras.errors import (
-    ArtifactNotFoundError,
     CsiOrasError,
     DigestMismatchError,
     NoSpaceError,
@@ -30,14 +27,9 @@ from csi_oras.policy.access import RepositoryRules
 from csi_oras.registry.client import RepositoryClient
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.keychain import Found
-from csi_oras.store.catalogue import Catalogue, CataloguedPlan, LaidOut
-from csi_oras.store.collection import Collector
-from csi_oras.store.content import ContentStore
-from csi_oras.store.grants import ANONYMOUS, Grant, Grants, holder
-from csi_oras.store.leases import Leases, PullLease
-from csi_oras.store.objects import ObjectStore
-from csi_oras.store.trees import TreeStore
-from csi_oras.store.views import Views
+from csi_oras.store.catalogue import CataloguedPlan, LaidOut
+from csi_oras.store.grants import Grant
+from csi_oras.store.leases import PullLease
 from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.metrics import Metrics
 from csi_oras.telemetry.progress import Progress
@@ -48,7 +40,8 @@ from csi_oras.transfer.gather import Gatherer
 from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
 from csi_oras.transfer.lazily import LazyChoice
-from csi_oras.transfer.request import Planned, PulledArtifact, PullPolicy, PullRequest
+from csi_oras.transfer.recall import Recall, Store
+from csi_oras.transfer.request import Planned, PulledArtifact, PullRequest
 from csi_oras.transfer.resolve import Resolved, Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
@@ -58,21 +51,6 @@ _PARTS = (0.125, 0.25, 0.5, 1.0)
 """Of the store, what is given back at most before each further attempt at what does not fit."""
 _UNPACKED = 4
 """How much more than its packed size an archive is expected to take, when that turns out to be too much."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
-    """The parts of the store that a pull works on."""
-
-    content: ContentStore
-    objects: ObjectStore
-    trees: TreeStore
-    catalogue: Catalogue
-    grants: Grants
-    grant_key: bytes
-    leases: Leases
-    collector: Collector
-    views: Views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +86,7 @@ class Puller:
         self._verifier = conditions.verifier
         self._limits = conditions.limits
         self._layouter = Layouter(store.content, store.objects, store.trees, conditions.limits)
+        self._recall = Recall(access, store, conditions.verifier)
         self._metrics = metrics
         self.jobs: Jobs[PulledArtifact] = Jobs(turns)
 
@@ -120,14 +99,7 @@ class Puller:
             SignatureError: `Never`, and it was not verified as node policy wants it by now.
         """
         self._rules().check(request.reference.repository)
-        if request.policy is PullPolicy.ALWAYS:
-            return None
-        known = self._access.at_once(request.reference.repository, request.brought)
-        if known is None:  # what everybody may read needs no credential, and with it no plugin
-            root = self._store.catalogue.root(request.reference)
-            found = self._granted(request, root) if root else None
-            return self._recalled(request, found) if found else None
-        return self._here(replace(request, credential=known.credential))
+        return self._recall.find(request)
 
     def start(self, request: PullRequest, holder: Hashable = None) -> Job[PulledArtifact]:
         """Return the job that pulls what is wanted; it goes on whether or not somebody waits, until `holder` leaves."""
@@ -165,7 +137,7 @@ class Puller:
         )
 
     def _asker_of(self, client: RepositoryClient) -> str:
-        return self._holder(client.credential, client.lenders)
+        return self._recall.known_as(client.credential, client.lenders)
 
     def plan(self, request: PullRequest) -> Planned:
         """Decide what a volume would show, without fetching it.
@@ -201,53 +173,6 @@ class Puller:
         plan = planner.plan(artifact, kind, request.selection)
         return Planned(artifact=artifact, kind=kind, plan=plan)
 
-    def _holder(self, credential: Credential | None, mirrors: str) -> str:
-        return holder(credential.keyed_hash(self._store.grant_key) if credential else ANONYMOUS, mirrors)
-
-    def _here(self, request: PullRequest) -> PulledArtifact | None:
-        """Return the artifact if the store may show it to exactly this credential."""
-        root = self._store.catalogue.root(request.reference)
-        found = self._granted(request, root) if root else None
-        if found is None and request.policy is PullPolicy.NEVER:
-            raise _absent(request.reference)
-        return self._recalled(request, found) if found else None
-
-    def _granted(self, request: PullRequest, root: Digest) -> PulledArtifact | None:
-        found = self._known(request, root)
-        if found is None or not self._store.trees.has(found.laid_out.plan):
-            return None
-        plan = found.laid_out.plan
-        repository = request.reference.repository
-        asker = self._holder(request.credential, self._access.lenders(repository))
-        if not self._store.grants.allow(repository, plan, asker):
-            return None
-        return self._pulled(request.reference.pinned(root), found)
-
-    def _known(self, request: PullRequest, root: Digest) -> CataloguedPlan | None:
-        find = self._store.catalogue.plan
-        return find(root, *request.view_key(goes_by_reference=False)) or find(
-            root, *request.view_key(goes_by_reference=True)
-        )
-
-    def _recalled(self, request: PullRequest, found: PulledArtifact) -> PulledArtifact | None:
-        """Return what is here if it is verified as node policy wants it by now; else it counts as absent."""
-        never = request.policy is PullPolicy.NEVER
-        reference = request.reference
-        warnings = self._verifier.recall(reference.repository, found.verifiable, str(reference), raising=never)
-        return None if warnings is None else replace(found, warnings=tuple(warnings))
-
-    def _pulled(self, reference: Reference, found: CataloguedPlan) -> PulledArtifact:
-        laid_out = found.laid_out
-        tree = self._store.trees.path(laid_out.plan)
-        return PulledArtifact(
-            reference=reference,
-            artifact=found.artifact,
-            plan=laid_out.plan,
-            size=laid_out.size,
-            files=laid_out.files,
-            path=tree / laid_out.single if laid_out.single else tree,
-        )
-
     def _observed(self, request: PullRequest, job: Job[PulledArtifact]) -> PulledArtifact:
         started, outcome, progress = time.monotonic(), "ok", job.progress
         registry = request.reference.repository.registry
@@ -281,14 +206,13 @@ class Puller:
     def _pull(
         self, client: RepositoryClient, request: PullRequest, lease: PullLease, job: Job[PulledArtifact]
     ) -> PulledArtifact:
-        here = self._here(request) if request.policy is not PullPolicy.ALWAYS else None
-        if here:
+        if here := self._recall.find_as(request):
             return here
-        unchanged = self._unchanged(client, request)
+        unchanged = self._recall.find_unchanged(client, request)
         subject = str(request.reference)
         if unchanged:
             return replace(unchanged, warnings=tuple(self._verifier.verify(client, unchanged.verifiable, subject)))
-        credential = self._holder(request.credential, client.lenders)
+        credential = self._asker_of(client)
         resolved = self._resolver.resolve(client, request.reference, request.platform, credential)
         warnings = tuple(self._verifier.verify(client, (resolved.root, resolved.artifact), subject))
         planned = self._plan(client, request, resolved, credential)
@@ -316,7 +240,7 @@ class Puller:
         goes_by_reference = planned.kind.goes_by_reference or request.selection.metadata
         key = request.view_key(goes_by_reference=goes_by_reference)
         self._store.catalogue.add(request.reference, artifact.root, found, key, _contents(artifact, planned.plan))
-        return self._pulled(request.reference.pinned(artifact.root), found)
+        return self._recall.pulled(request.reference.pinned(artifact.root), found)
 
     def _laid_out(self, plan: Plan, progress: Progress, subject: str) -> LaidOut:
         known = self._store.catalogue.laid_out(plan.digest) if self._store.trees.has(plan.digest) else None
@@ -340,14 +264,6 @@ class Puller:
             text = planner.reference_text(artifact)
             self._store.content.put(Descriptor.of(text, "text/plain"), text)
 
-    def _unchanged(self, client: RepositoryClient, request: PullRequest) -> PulledArtifact | None:
-        """Ask with one HEAD whether a tag still means what is here; a registry's quota counts no HEAD."""
-        root = self._store.catalogue.root(request.reference)
-        found = self._granted(request, root) if root else None
-        if found is None:
-            return None
-        return found if client.digest_hint(request.reference.identifier) == root else None
-
 
 def _as_it_will_be(plan: Plan) -> LaidOut:
     """Say of a plan of files what will be known of it when it is laid out."""
@@ -359,12 +275,6 @@ def _contents(artifact: Artifact, plan: Plan) -> set[Digest]:
     """Return all blobs that an artifact's volume is made of, or was found by."""
     shown = [entry.blob.digest for entry in plan.entries] + [blob.digest for blob in plan.blobs]
     return {artifact.root, artifact.digest, artifact.manifest.config.digest, *shown}
-
-
-def _absent(reference: Reference) -> ArtifactNotFoundError:
-    """Say the same of what is not here and of what others have here, or `Never` would tell a stranger which it is."""
-    cause = "is not on this node for this credential, and pullPolicy is Never"
-    return ArtifactNotFoundError(str(reference), cause, "set pullPolicy: IfNotPresent to ask the registry")
 
 
 @contextmanager
