@@ -10,8 +10,9 @@ import pytest
 from csi_oras.errors import AccessDeniedError, BadResponseError, RegistryUnavailableError, UnauthenticatedError
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.reference import Repository
+from csi_oras.registry.origin import Origin
 from csi_oras.registry.tokens import Access, Tokens
-from csi_oras.registry.transport import Origin, Transport
+from csi_oras.registry.transport import Transport
 from tests.support.artifacts import files
 from tests.support.fake_registry import FakeRegistry, basic, bearer
 from tests.support.fake_server import Answer, Request, body, redirect, status

@@ -6,8 +6,8 @@ from csi_oras.errors import BadResponseError, CsiOrasError, RegistryUnavailableE
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.registry import hosts
 from csi_oras.registry.client import RepositoryClient
+from csi_oras.registry.origin import Origin
 from csi_oras.registry.sources import in_memory
-from csi_oras.registry.transport import Origin
 from tests.support.artifacts import files
 from tests.support.fake_registry import FakeRegistry, basic, bearer
 from tests.support.fake_server import FakeServer, body, redirect, status

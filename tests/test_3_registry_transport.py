@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from csi_oras.errors import BadResponseError, RegistryUnavailableError
-from csi_oras.registry.transport import IDLE_PER_ORIGIN, Origin, Transport
+from csi_oras.registry.origin import Origin
+from csi_oras.registry.transport import IDLE_PER_ORIGIN, Transport
 from tests.support.fake_server import FakeServer, body, broken_off, dripping, header, raw, stalled, status
 
 pytest_plugins = ["tests.support.fake_fixtures"]

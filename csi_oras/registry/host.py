@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit
 from csi_oras.oci.reference import canonical_host
 from csi_oras.registry.channel import Channel
 from csi_oras.registry.hosts_file import ALL, Capability
-from csi_oras.registry.transport import Origin
+from csi_oras.registry.origin import Origin
 from csi_oras.telemetry.secrets import Secret
 
 

@@ -5,7 +5,7 @@ import re
 
 from csi_oras.errors import BadResponseError
 from csi_oras.oci.reference import DOCKER_HUB
-from csi_oras.registry.transport import Origin
+from csi_oras.registry.origin import Origin
 
 _HUB_HOST = "registry-1.docker.io"
 _HTTPS_PORT = 443

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from csi_oras.errors import BadResponseError, printable
 from csi_oras.registry.channel import TrustSettings
 from csi_oras.registry.durations import parse_duration
-from csi_oras.registry.transport import Origin, target_of
+from csi_oras.registry.origin import Origin, target_of
 from csi_oras.telemetry.secrets import Secret
 
 

@@ -4,7 +4,8 @@ import re
 from urllib.parse import urljoin
 
 from csi_oras.errors import BadResponseError
-from csi_oras.registry.transport import Origin, Response, target_of
+from csi_oras.registry.origin import Origin, target_of
+from csi_oras.registry.transport import Response
 
 _NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?', re.IGNORECASE)
 

@@ -13,9 +13,10 @@ from csi_oras.registry import hosts
 from csi_oras.registry.credentials import Credential
 from csi_oras.registry.failures import failure
 from csi_oras.registry.host import RegistryHost
+from csi_oras.registry.origin import Origin
 from csi_oras.registry.sources import Body
 from csi_oras.registry.tokens import Access, Tokens
-from csi_oras.registry.transport import Origin, Response, Transport
+from csi_oras.registry.transport import Response, Transport
 from csi_oras.telemetry.secrets import Secret
 
 _UNAUTHORIZED = 401

@@ -15,7 +15,8 @@ from csi_oras.registry.challenge import Challenge, parse
 from csi_oras.registry.channel import Channel
 from csi_oras.registry.credentials import Credential, CredentialKind
 from csi_oras.registry.failures import may_pass, unavailable
-from csi_oras.registry.transport import Origin, Response, Transport
+from csi_oras.registry.origin import Origin
+from csi_oras.registry.transport import Response, Transport
 from csi_oras.telemetry.secrets import Secret
 
 _LARGEST_ANSWER = 64 << 10

@@ -6,7 +6,6 @@ response at a time and goes back only when the body was read to its end.
 """
 
 import http.client
-import re
 import select
 import ssl
 import threading
@@ -15,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
-from urllib.parse import SplitResult, urlsplit
 
 from csi_oras.errors import BadResponseError, RegistryUnavailableError, printable
 from csi_oras.registry.channel import Channel
 from csi_oras.registry.dial import dial
+from csi_oras.registry.origin import DEFAULT_PORTS, Origin, target_of
 from csi_oras.registry.pace import PacedResponse, Peer
 
 STALL_SECONDS = 30.0
@@ -29,65 +28,11 @@ IDLE_SECONDS = 30.0
 IDLE_PER_ORIGIN = 32
 _UPLOAD_BYTES = 1 << 20
 """What is read of a file at once to be sent."""
-_EXTERNAL_URL = "correct what it takes for its own URL, or what a proxy makes of that"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 """How OpenSSL calls the answer of a server that speaks plain HTTP."""
 _HUNG_UP = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError)
 """How a peer looks that reads no more of a request; the last is the same below TLS."""
 _LONGEST_QUOTE = 80
-_TARGET = re.compile(r"[!-~]+")
-_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # what else there is, resolvers fold into names that nobody checked
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Scheme, host and port: the border that no credential crosses."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: str, subject: str = "registry") -> Self:
-        """Return the origin of an absolute URL, which `subject` names.
-
-        Raises:
-            BadResponseError: no http or https URL with a host, or one with user information.
-        """
-        parts = _split(url, subject)
-        host = parts.hostname
-        if parts.scheme not in _DEFAULT_PORTS or not host or not _HOST.fullmatch(host) or "@" in parts.netloc:
-            raise BadResponseError(subject, "names a URL that is not plain http or https", _EXTERNAL_URL)
-        try:
-            port = parts.port
-        except ValueError:
-            raise BadResponseError(subject, "names a URL with a bad port", _EXTERNAL_URL) from None
-        return cls(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme])
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
-
-
-def _split(url: str, subject: str = "registry") -> SplitResult:
-    try:
-        return urlsplit(url)
-    except ValueError:
-        raise BadResponseError(subject, "names a URL that is none", _EXTERNAL_URL) from None
-
-
-def target_of(url: str) -> str:
-    """Return path and query of `url`, as a request line has them.
-
-    Raises:
-        BadResponseError: characters that have no place there.
-    """
-    parts = _split(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not _TARGET.fullmatch(target):
-        raise BadResponseError("registry", "names a URL with characters that have no place in one")
-    return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +135,7 @@ class _Connection(http.client.HTTPConnection):
 
     def __init__(self, origin: Origin, context: ssl.SSLContext, channel: Channel | None, stall_seconds: float) -> None:
         super().__init__(origin.host, origin.port, blocksize=_UPLOAD_BYTES)
-        self.default_port = _DEFAULT_PORTS[origin.scheme]
+        self.default_port = DEFAULT_PORTS[origin.scheme]
         self._dial_seconds = (channel.dial_seconds if channel else None) or stall_seconds
         self._stall_seconds = stall_seconds
         self._tries_tls = origin.scheme == "http" and channel is not None and channel.tries_tls

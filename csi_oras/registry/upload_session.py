@@ -14,9 +14,10 @@ from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
 from csi_oras.registry import answers
 from csi_oras.registry.failures import LARGEST_ERROR, may_pass
+from csi_oras.registry.origin import Origin
 from csi_oras.registry.session import Session, joined
 from csi_oras.registry.sources import Body
-from csi_oras.registry.transport import Origin, Response
+from csi_oras.registry.transport import Response
 
 PUSH = "pull,push"
 _CANCEL = "pull,push,delete"
