@@ -19,6 +19,7 @@ def test_messages_of_the_driver_are_understood() -> None:
     assert shown == messages.Shown(7, 0, 5, 2**64 - 1)
     assert messages.parse(b'{"id": 7, "error": "EIO"}') == messages.Refused(7, lacks_space=False)
     assert messages.parse(b'{"id": 7, "error": "ENOSPC"}') == messages.Refused(7, lacks_space=True)
+    assert messages.parse(b'{"id": 7, "wait": true}') == messages.Coming(7)
     came = messages.parse(json.dumps({"op": "shown", "blob": _BLOB, "start": 1, "end": 5, "inode": 3}).encode())
     assert came == messages.Came(Digest.parse(_BLOB), 1, 5, 3)
     poisoned = messages.parse(json.dumps({"op": "poison", "blob": _BLOB}).encode())
@@ -28,7 +29,8 @@ def test_messages_of_the_driver_are_understood() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"id": None}, {"id": "7"}, {"id": -1}, {"start": -1}, {"start": 5}, {"start": 6}, {"end": 2**60}, {"inode": 0},
+    [{"id": None, "wait": True}, {"wait": 1, "end": 0},
+     {"id": None}, {"id": "7"}, {"id": -1}, {"start": -1}, {"start": 5}, {"start": 6}, {"end": 2**60}, {"inode": 0},
      {"inode": -1}, {"inode": 2**64}, {"inode": True}, {"inode": "7"}, {"error": 5}, {"op": "poison", "blob": "x"},
      {"op": "shown", "blob": "x"}, {"op": "shown", "blob": _BLOB, "end": 0}],
 )  # fmt: skip

@@ -185,6 +185,26 @@ def test_what_the_disk_must_bring_is_as_right_as_what_is_cached(make_volume: Mak
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_read_waits_for_as_long_as_the_driver_says_that_it_is_coming(short_path: Path) -> None:
+    with LazyVolume(short_path, {"large": LARGE}, patience=2) as volume:
+        volume.driver.goes_on.clear()
+        volume.serve()
+        path = volume.path / "large"
+        command = ["dd", f"if={path}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct", "status=none"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as reader:
+            (need,) = volume.driver.wait_for("need")
+            assert "wait" in volume.driver.messages("hello")[0]["understands"]
+            for _ in range(12):
+                volume.driver.say(json.dumps({"id": need["id"], "wait": True}).encode())
+                with pytest.raises(subprocess.TimeoutExpired):
+                    reader.wait(0.5)
+            assert len(volume.driver.messages("need")) == 1
+            assert reader.communicate(timeout=30)[1].endswith(b"Input/output error\n")
+        volume.driver.goes_on.set()
+        with path.open("rb") as file:
+            assert file.read(9) == LARGE[:9]
+
+
 def test_program_of_a_volume_runs(make_volume: MakeVolume) -> None:
     volume = make_volume(ODD)
     volume.serve()

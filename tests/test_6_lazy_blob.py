@@ -12,7 +12,7 @@ import pytest
 
 from csi_oras.errors import DigestMismatchError, RegistryUnavailableError
 from csi_oras.fuse import tree as fuse_tree
-from csi_oras.lazy import blob
+from csi_oras.lazy import patience
 from csi_oras.lazy.blob import Proof
 from csi_oras.oci.digest import Digest
 from csi_oras.transfer import lazily
@@ -179,7 +179,7 @@ def test_registry_that_serves_no_ranges_is_waited_for(lazies: Lazies, fake: Fake
 def test_registry_that_is_dead_is_an_error_and_works_again_when_it_is_back(
     lazies: Lazies, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blob, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 2.0)
     tree = lazies.open(model(fake), index_of(LARGE))
     fake.bend("/blobs/", status(503))
     with pytest.raises(RegistryUnavailableError):
@@ -239,6 +239,21 @@ def test_registry_that_is_back_in_time_costs_a_pause(lazies: Lazies, fake: FakeR
         assert not shown.done()
         fake.straighten()
         assert read(shown.result(60), 0, 1) == LARGE[:1]
+
+
+def test_blob_that_comes_from_elsewhere_in_the_midst_of_a_read_is_read_from_there(
+    lazies: Lazies, fake: FakeRegistry
+) -> None:
+    tree = lazies.open(model(fake))
+    elsewhere = fake.artifact("t/other", [Layer(content=LARGE, title="f0")])
+
+    def bend(_request: Request, _answer: Answer) -> Answer:
+        fake.straighten()
+        lazies.pull(elsewhere)
+        return Answer(status=503)
+
+    fake.bend("/t/x/blobs/", bend, times=1)
+    assert read(tree.show(DIGEST, 20 * MIB, 20 * MIB + 9, 0), 20 * MIB, 20 * MIB + 9) == LARGE[20 * MIB : 20 * MIB + 9]
 
 
 def test_no_more_files_are_lazy_than_a_process_serves() -> None:

@@ -6,6 +6,7 @@ he asked for. What was local stays so: once all of a blob is, the driver is aske
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 
 import trio
 
@@ -18,7 +19,10 @@ from csi_oras.oci.digest import Digest
 from csi_oras.telemetry.logs import logger
 
 PATIENCE_SECONDS = 38.0
-"""How long a read waits for its bytes: before a reader hears of an error the kernel asks up to three times, 120 s."""
+"""How long a read waits for its bytes: before a reader hears of an error the kernel asks up to three times, 120 s.
+
+It begins anew whenever the driver says that they are still coming.
+"""
 _SOON_SECONDS = 0.1
 """How long bytes that were announced are given to come without being asked for, each time at the cost of an answer."""
 _MOST_OPENED = 512
@@ -88,22 +92,28 @@ class Blobs:
 
     async def _awaited(self, blob: Digest, start: int, end: int) -> bytes | memoryview:
         try:
-            with trio.fail_after(self._patience):
+            with trio.fail_after(self._patience) as waiting:
+
+                def still_coming() -> None:
+                    waiting.deadline = trio.current_time() + self._patience
+
                 for _ in range(_MOST_ATTEMPTS):
-                    if content := await self._attempt(blob, start, end):
+                    if content := await self._attempt(blob, start, end, still_coming):
                         return content
         except trio.TooSlowError:
             cause = f"bytes {start} to {end} did not come within {self._patience:g} s"
             raise UnobtainableError(f"blob {blob}", cause, "reading them again asks for them again") from None
         raise StoreBrokenError(f"blob {blob}", f"bytes {start} to {end} are not where the driver says")
 
-    async def _attempt(self, blob: Digest, start: int, end: int) -> bytes | memoryview | None:
+    async def _attempt(
+        self, blob: Digest, start: int, end: int, still_coming: Callable[[], None]
+    ) -> bytes | memoryview | None:
         """Return bytes, or None where the file that should have them has not."""
         self._refuse_poisoned(blob)
         opened: Opened | None = self._opened.get(blob)
         if opened is None or not opened.local.covers(start, end):
             with self._statistics.waiting():
-                opened = await self._asked(blob, start, end)
+                opened = await self._asked(blob, start, end, still_coming)
         if opened is None:
             return None
         content = opened.read_cached(start, end) or await _from_disk(opened, start, end)
@@ -114,7 +124,7 @@ class Blobs:
             self._forget(blob)
         return None
 
-    async def _asked(self, blob: Digest, start: int, end: int) -> Opened | None:
+    async def _asked(self, blob: Digest, start: int, end: int, still_coming: Callable[[], None]) -> Opened | None:
         """Return the file that has the bytes by now, or None where the driver speaks of another one."""
         opened = self._opened.get(blob)
         if opened and opened.announced.covers(start, end):
@@ -122,7 +132,8 @@ class Blobs:
                 await opened.wait(start, end)
                 return opened
             opened = self._opened.get(blob)
-        return self._learn(blob, await self._driver.need(blob, start, end, opened.inode if opened else 0))
+        have = opened.inode if opened else 0
+        return self._learn(blob, await self._driver.need(blob, start, end, have, still_coming=still_coming))
 
     def _learn(self, blob: Digest, answer: Answer) -> Opened | None:
         """Take in what the driver says; return the file that it speaks of, if that is the one that we have by now."""

@@ -49,6 +49,7 @@ class _Need:
     """Somebody who waits."""
 
     message: dict[str, Any]
+    still_coming: Callable[[], None]
     outcome: Answer | messages.Refused | None = None
     decided: trio.Event = field(default_factory=trio.Event)
 
@@ -66,7 +67,7 @@ class Driver:
     ) -> None:
         """Talk to the socket at `path`; `poison` hears of each blob that is wrong, `came` of what was announced."""
         self._path = path
-        self._hello = {"op": "hello", "tree": tree}
+        self._hello = {"op": "hello", "tree": tree, "understands": ["wait"]}
         self._poison = poison
         self._came = came
         self._numbers = count(1)
@@ -74,8 +75,10 @@ class Driver:
         self._outgoing: trio.MemorySendChannel[dict[str, Any]] | None = None
         self._all_sent = trio.Event()
 
-    async def need(self, blob: Digest, start: int, end: int, have: int) -> Answer:
+    async def need(self, blob: Digest, start: int, end: int, have: int, *, still_coming: Callable[[], None]) -> Answer:
         """Return when the bytes of a blob are local; `have` is the inode of the file that the caller has, or 0.
+
+        `still_coming` is called whenever the driver says that it takes long and that there is progress.
 
         Raises:
             NoSpaceError: the node has no room for them.
@@ -83,7 +86,7 @@ class Driver:
         """
         number = next(self._numbers)
         message = {"op": "need", "id": number, "blob": str(blob), "start": start, "end": end, "have": have}
-        need = self._needs[number] = _Need(message)
+        need = self._needs[number] = _Need(message, still_coming)
         try:
             if self._outgoing:
                 self._outgoing.send_nowait(message)
@@ -176,6 +179,9 @@ class Driver:
             return
         need = self._needs.get(message.number)
         if need is None or need.outcome:  # nobody waits any more
+            return
+        if isinstance(message, messages.Coming):
+            need.still_coming()
             return
         if isinstance(message, messages.Refused):
             need.decide(message)

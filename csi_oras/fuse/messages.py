@@ -41,13 +41,20 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Coming:
+    """Bytes that are not here yet, but progress is made: whoever waits is to have patience."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Poisoned:
     """A blob that is not what its digest says: nothing of it may be read any more."""
 
     blob: Digest
 
 
-Message = Shown | Came | Refused | Poisoned
+Message = Shown | Came | Refused | Coming | Poisoned
 
 
 def parse(content: bytes) -> Message:
@@ -64,6 +71,8 @@ def parse(content: bytes) -> Message:
     number = json.integer(document, "id", _SUBJECT)
     if "error" in document:
         return Refused(number, json.text(document, "error", _SUBJECT) == "ENOSPC")
+    if document.get("wait") is True:
+        return Coming(number)
     return Shown(number, *_span(document), _inode(document))
 
 

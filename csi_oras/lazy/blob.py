@@ -2,7 +2,8 @@
 
 With a chunk index, each chunk is held against its digest before anybody sees it. Without one, bytes are shown as they
 came, and the digest of the whole decides when all of it is here: is it wrong, every later read fails. A whole blob of
-the store is shown only to who was seen to read it in his own repository, as ever.
+the store is shown only to who was seen to read it in his own repository, as ever; one that comes with another's
+credential, only to who was seen to read some of it with his own.
 """
 
 import os
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from csi_oras.errors import CsiOrasError, DigestMismatchError, RegistryUnavailableError
+from csi_oras.errors import CsiOrasError, DigestMismatchError, RegistryUnavailableError, UnwantedError
+from csi_oras.lazy.patience import Patience
+from csi_oras.lazy.sources import Sources
 from csi_oras.oci.chunk_index import CHUNK_BYTES, BlobIndex, Chunk
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.store.content import ContentStore
@@ -27,8 +30,6 @@ from csi_oras.transfer.blob_job import BlobJob
 from csi_oras.transfer.blobs import BlobFetcher
 from csi_oras.transfer.ranges import EndedError, RangedFetch
 
-PATIENCE_SECONDS = 60.0
-"""How long bytes are waited for before whoever reads is told that they do not come now."""
 _LOOK_SECONDS, _PAUSE_SECONDS = 0.2, 1.0
 _AHEAD_BYTES, _AHEAD_SECONDS = 4 << 20, 10.0
 """How often a reader hears how far his read-ahead has come, and what may take longer is his to ask for."""
@@ -80,6 +81,7 @@ class LazyBlob:
         """Prove chunks by `index`."""
         self.blob = blob
         self._parts = parts
+        self._sources = Sources(blob, parts.fetcher, self._condemn)
         self._index = index
         self._is_hint = False
         self._clock = clock
@@ -95,37 +97,40 @@ class LazyBlob:
         self.poison: CsiOrasError | None = None
         """Why nothing of it is shown any more."""
 
-    def show(self, asker: Asker, start: int, end: int, have: int) -> Shown:
+    def show(
+        self, asker: Asker, start: int, end: int, have: int, *, still_coming: Callable[[], None] = lambda: None
+    ) -> Shown:
         """Return when the bytes from `start` up to `end` are here; the reader has the file with inode `have`, if any.
+
+        Where all of the blob has to come first, that is waited for while it does; `still_coming` is called then.
 
         Raises:
             UnobtainableError: they cannot be got now.
             UnacceptableError: they are not what they should be.
             NoSpaceError, StoreBrokenError: the store cannot take them.
         """
-        deadline = self._clock() + PATIENCE_SECONDS
-        late = RegistryUnavailableError(
-            f"blob {self.blob.digest}", f"bytes {start} to {end} did not come in time", "it is tried again"
-        )
-        while self._clock() < deadline:
+        patience = Patience(self._clock, still_coming)
+        cause = f"bytes {start} to {end} did not come in time"
+        late = RegistryUnavailableError(f"blob {self.blob.digest}", cause, "it is tried again")
+        while not patience.is_over:
             if self.poison:
                 raise self.poison
             try:
-                if shown := self._attempt(asker, (start, end), have, deadline):
+                if shown := self._attempt(asker, (start, end), have, patience):
                     return shown
             except RegistryUnavailableError as error:  # it may be back before whoever reads gives up
                 late = error
                 time.sleep(_PAUSE_SECONDS)
         raise late
 
-    def _attempt(self, asker: Asker, wanted: tuple[int, int], have: int, deadline: float) -> Shown | None:
+    def _attempt(self, asker: Asker, wanted: tuple[int, int], have: int, patience: Patience) -> Shown | None:
         if self._parts.content.has(self.blob):
             return self._whole(asker, have)
         with self._parts.fetcher.urgent(asker.repository.registry):
             job, done = self._fetch(asker)
-            shown = self._part(asker, self._opened(job, done, deadline), wanted, have)
-        if shown is None:
-            wait([done], _LOOK_SECONDS)  # for all of it, which nothing holds back now
+            shown = self._part(asker, self._opened(asker, job, done, patience), wanted, have)
+        if shown is None and wait([done], _LOOK_SECONDS).done:  # all of it, which nothing holds back now
+            done.result()
         return shown
 
     def advance(self, asker: Asker, start: int, end: int) -> Iterator[Shown]:
@@ -137,7 +142,7 @@ class LazyBlob:
         if self.poison or self._parts.content.has(self.blob):
             return
         job, _ = self._fetch(asker)
-        ranged = job.wait_opened(_LOOK_SECONDS)
+        ranged = self._sources.find(asker, job).wait_opened(_LOOK_SECONDS)
         if ranged is None or self._only_whole:
             return
         ranged.advance(start, end)
@@ -178,25 +183,32 @@ class LazyBlob:
         return self.blob.size > CHUNK_BYTES and (self._index is None or self._is_hint)
 
     def _ended(self, done: Future[bool]) -> None:
-        error = None if done.cancelled() else done.exception()
-        if error is None:
+        if done.exception() is None:
             self._parts.observe(self.blob, Proof.WHOLE)
+        self._condemn(done)
+
+    def _condemn(self, done: Future[bool]) -> None:
+        """Show nothing more of what was wrong when it was whole."""
+        error = done.exception()
         if isinstance(error, DigestMismatchError):  # of an answer that is no good, nothing is shown
             self.poison = error
             self._parts.observe(self.blob, Proof.POISONED)
 
-    def _opened(self, job: BlobJob, done: Future[bool], deadline: float) -> RangedFetch | None:
-        """Return what can be read before it is whole, None where nothing can, or not in time, or it is whole by now."""
-        while not done.done() and self._clock() < deadline:
-            if ranged := job.wait_opened(_LOOK_SECONDS):
+    def _opened(self, asker: Asker, job: BlobJob, done: Future[bool], patience: Patience) -> RangedFetch | None:
+        """Return what can be read before it is whole, None where nothing can, or not in time, or the job has ended."""
+        while not done.done() and not patience.is_over:
+            source = self._sources.find(asker, job)
+            ranged = source.wait_opened(0 if source.comes_whole else _LOOK_SECONDS)
+            if source.comes_whole or (ranged and self._only_whole):
+                patience.renew(source.counter.done)
+                return None
+            if ranged:
                 return ranged
-        if done.done() and (error := done.exception()):
-            raise error
         return None
 
     def _part(self, asker: Asker, ranged: RangedFetch | None, wanted: tuple[int, int], have: int) -> Shown | None:
         """Return what can be shown before the blob is whole, or None where nothing can."""
-        with suppress(EndedError):
+        with suppress(EndedError, UnwantedError):  # by whoever lends it
             if ranged and not self._only_whole:
                 with ranged.using() as ingest:
                     first, last = self._cover(asker, ingest, ranged, *wanted)
@@ -211,7 +223,7 @@ class LazyBlob:
         if index is None and 0 < ingest.resumed < _booted():
             self._only_whole = True  # power may have been cut before bytes were written that are noted as there
             raise EndedError
-        ranged.cover(first, last)
+        ranged.cover(first, last, asker.client)
         if index is None:
             return ingest.around(first)
         self._forget_other_file(ingest)
@@ -267,7 +279,7 @@ class LazyBlob:
                 cause = f"bytes {chunk.start} to {chunk.end} are not those of the chunk index"
                 raise DigestMismatchError(f"blob {self.blob.digest}", cause, "they are asked for again")
             asker.client.doubt_mirrors()
-            ranged.cover(chunk.start, chunk.end)
+            ranged.cover(chunk.start, chunk.end, asker.client)
 
 
 def _booted() -> float:

@@ -106,7 +106,9 @@ class LazyServer:
 
     def _greet(self, connection: "_Connection") -> LazyTree | None:
         message = connection.receive()
-        connection.tree = self._find(str(message["tree"])) if message and message["op"] == "hello" else None
+        if message and message["op"] == "hello":
+            connection.tree = self._find(str(message["tree"]))
+            connection.understands_wait = "wait" in message.get("understands", [])
         return connection.tree
 
     def _answer(self, connection: "_Connection", tree: LazyTree, message: dict[str, Any]) -> None:
@@ -119,9 +121,11 @@ class LazyServer:
         if message["op"] == "ahead":  # it may take a look for a credential; the next message is what is wanted now
             self._ahead.submit(tree.registry, tree, partial(_advance, connection, tree, digest, start, end))
             return
-        show = partial(tree.show, digest, start, end, int(message["have"]))
+        number = int(message["id"])
+        still_coming = partial(connection.tell_to_wait, number)
+        show = partial(tree.show, digest, start, end, int(message["have"]), still_coming=still_coming)
         shown = self._turns.submit(tree.registry, tree, show)
-        shown.add_done_callback(partial(_tell, connection, int(message["id"])))
+        shown.add_done_callback(partial(_tell, connection, number))
 
 
 class _Connection:
@@ -129,6 +133,7 @@ class _Connection:
 
     def __init__(self, connected: socket.socket) -> None:
         self.tree: LazyTree | None = None
+        self.understands_wait = False
         self._socket = connected
         self._lock = threading.Lock()
         self._is_closed = False
@@ -145,6 +150,11 @@ class _Connection:
         with self._lock, suppress(OSError):
             if not self._is_closed:
                 socket.send_fds(self._socket, [content], descriptors)
+
+    def tell_to_wait(self, number: int) -> None:
+        """Say that what was asked for is still coming, but to a process of an older version: it would hang up."""
+        if self.understands_wait:
+            self.send({"id": number, "wait": True})
 
     def close(self) -> None:
         """Hang up."""

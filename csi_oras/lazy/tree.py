@@ -58,7 +58,9 @@ class LazyTree:
             if index := find(blob.blob):
                 blob.hint(index)
 
-    def show(self, digest: Digest, start: int, end: int, have: int) -> Shown:
+    def show(
+        self, digest: Digest, start: int, end: int, have: int, *, still_coming: Callable[[], None] = lambda: None
+    ) -> Shown:
         """Return when bytes of a blob may be read; see `LazyBlob.show`.
 
         Raises:
@@ -67,10 +69,10 @@ class LazyTree:
         blob = self._blobs[digest]
         asker = self._opened()
         try:
-            return blob.show(asker, start, end, have)
+            return blob.show(asker, start, end, have, still_coming=still_coming)
         except (UnauthenticatedError, AccessDeniedError):
             self._forget(asker)
-            return blob.show(self._opened(), start, end, have)
+            return blob.show(self._opened(), start, end, have, still_coming=still_coming)
 
     def advance(self, digest: Digest, start: int, end: int) -> Iterator[Shown]:
         """Have bytes fetched next, if that is possible, and yield what may be read by then."""

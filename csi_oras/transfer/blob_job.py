@@ -1,35 +1,38 @@
 """The job of one blob: who wants it, how much, and what of it can be read while it comes."""
 
 import threading
-from collections.abc import Hashable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from csi_oras.oci.descriptor import Descriptor
-from csi_oras.oci.reference import Repository
 from csi_oras.telemetry.progress import Counter
 from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.ranges import RangedFetch
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from csi_oras.transfer.asker import Asker
 
 
 class BlobJob:
-    """A blob that is being fetched for all who want it from one repository with one credential."""
+    """A blob that is being fetched for all who want it from one source with one credential."""
 
-    def __init__(self, key: Hashable, blob: Descriptor, repository: Repository) -> None:
-        self.key = key
+    def __init__(self, blob: Descriptor, source: str, holder: str) -> None:
         self.blob = blob
-        self.repository = repository
+        # the size, too: of two manifests of a repository, one may be wrong about it
+        self.ingest = (source, blob.digest, blob.size)
+        """What it fetches into: one job at a time has it."""
+        self.key = (holder, *self.ingest)
         self.counter = Counter(blob.size)
         self.askers: dict[Asker, Future[bool]] = {}
         self.is_begun = False
         self.is_read = False
         """Whether somebody reads it while it comes."""
+        self.comes_whole = False
+        """Whether it comes in one stream, of which nothing is shown before its end."""
+        self.over: Future[bool] = Future()
+        """How it ended, for others than those who asked."""
         self.rivals: list[BlobJob] = []
-        """Those that wait for the same blob of the same repository with another credential."""
+        """Those that wait for the same ingest with another credential."""
         self._opened = threading.Condition()
         self._ranged: RangedFetch | None = None
 
@@ -37,11 +40,6 @@ class BlobJob:
         """Return how much those want it who want it most."""
         own = max((asker.demand() for asker in tuple(self.askers)), default=Demand.NONE)
         return max([own, *(rival.demand() for rival in tuple(self.rivals))]) if own else own
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody who reads the same blob with another credential cannot begin before this has ended."""
-        return any(rival.is_read and rival.askers for rival in tuple(self.rivals))
 
     def open(self, ranged: RangedFetch) -> None:
         """Let those in who read it."""

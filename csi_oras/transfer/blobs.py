@@ -1,8 +1,9 @@
 """Blobs into the store: one job per blob of a repository and a credential, however many ask.
 
 Nobody waits for a source that he did not name: whoever asks another repository for the same blob fetches it by
-himself, and the first to have all of it ends the fetching of the others. A job that none of those who asked wants any
-more ends, too, and leaves nothing.
+himself, and the first to have all of it ends the fetching of the others. Of those who ask one repository with several
+credentials, one has the ingest and the others wait for it; who reads while it comes, and has shown that he may, reads
+with the first. A job that none of those who asked wants any more ends, too, and leaves nothing.
 """
 
 import threading
@@ -28,8 +29,8 @@ from csi_oras.transfer.blob_job import BlobJob
 from csi_oras.transfer.demand import Demand
 from csi_oras.transfer.pace import Pace
 from csi_oras.transfer.pieces import Pieces
-from csi_oras.transfer.proof import prove
-from csi_oras.transfer.ranges import RangedFetch, RangesIgnoredError, Transfer, fetch_stream
+from csi_oras.transfer.proof import prove, read_some
+from csi_oras.transfer.ranges import EndedError, RangedFetch, RangesIgnoredError, Transfer, fetch_stream
 from csi_oras.transfer.turns import Turns
 
 _MOST_READ = 256
@@ -62,7 +63,7 @@ class Fetch(NamedTuple):
     done: Future[bool]
 
 
-class _OvertakenError(Exception):
+class _OvertakenError(EndedError):
     """The blob has come from elsewhere in the meantime."""
 
 
@@ -74,6 +75,8 @@ class BlobFetcher:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, BlobJob] = {}
+        self._fetching: dict[Hashable, BlobJob] = {}
+        """Those that have their ingest, by it."""
         self._limits = limits
         self._urgent: StdCounter[str] = StdCounter()
         """How many wait for bytes of blobs that they read, by registry."""
@@ -108,10 +111,9 @@ class BlobFetcher:
                     del self._urgent[registry]
 
     def _join(self, asker: Asker, blob: Descriptor, large: Turns) -> tuple[BlobJob, Future[bool]]:
-        # the size, too: of two manifests of a repository, one may be wrong about it
-        key = (asker.repository, asker.holder, blob.digest, blob.size)
+        fresh = BlobJob(blob, asker.client.source, asker.holder)
         with self._lock:
-            job = self._jobs.setdefault(key, BlobJob(key, blob, asker.repository))
+            job = self._jobs.setdefault(fresh.key, fresh)
             done = job.askers.setdefault(asker, Future())
         if not job.is_begun:
             turns = self._small if blob.size <= self._limits.range_bytes else large
@@ -127,6 +129,17 @@ class BlobFetcher:
         The future holds an UnobtainableError where he may not, and a DigestMismatchError where his repository has
         something else under that digest.
         """
+        return self._ask(asker, lambda ask: prove(asker.client, blob, self._content, ask, in_full=in_full))
+
+    def prove_coming(self, asker: Asker, blob: Descriptor) -> Future[None]:
+        """Begin to prove that `asker` may read a blob which comes from his repository with another credential.
+
+        The future holds an UnobtainableError where he may not.
+        """
+        return self._ask(asker, lambda ask: read_some(asker.client, blob, ask))
+
+    def _ask(self, asker: Asker, proof: Callable[[Callable[[int], int]], None]) -> Future[None]:
+        """Begin a proof in the next turn; it gets what says how much may be read."""
 
         def ask(most: int) -> int:
             asker.demand().check()
@@ -134,9 +147,15 @@ class BlobFetcher:
 
         def action() -> None:
             asker.demand().check()
-            prove(asker.client, blob, self._content, ask, in_full=in_full)
+            proof(ask)
 
         return self._small.submit(asker.repository.registry, asker, action, asker.is_background)
+
+    def lender(self, job: BlobJob) -> BlobJob | None:
+        """Return who has the ingest that a job waits for, if it is known: a job with another credential."""
+        with self._lock:
+            other = self._fetching.get(job.ingest)
+        return None if other is job else other
 
     def deal(self) -> None:
         """Begin what may begin by now, since a pull has ceased to be background work."""
@@ -197,7 +216,7 @@ class BlobFetcher:
     def _end(self, job: BlobJob, outcome: bool | BaseException) -> None:  # noqa: FBT001 (what a future is given)
         with self._lock:
             self._forget(job)
-            ended, job.askers = list(job.askers.values()), {}
+            ended, job.askers = [job.over, *job.askers.values()], {}
         for done in ended:
             if isinstance(outcome, BaseException):
                 done.set_exception(outcome)
@@ -207,13 +226,18 @@ class BlobFetcher:
     def _forget(self, job: BlobJob) -> None:
         if self._jobs.get(job.key) is job:
             del self._jobs[job.key]
+        if self._fetching.get(job.ingest) is job:
+            del self._fetching[job.ingest]
 
     def _fetch(self, job: BlobJob, asker: Asker, limits: Limits) -> Future[None] | bool:
-        self._press(job, asker)
+        if lender := self.lender(job):
+            lender.rivals.append(job)  # it is to make as much haste as we would
         with suppress(_OvertakenError):
             ingest = self._content.ingest(job.blob, asker.client.source, partial(self._check, job))
             if ingest is None:
                 raise _OvertakenError
+            with self._lock:
+                self._fetching[job.ingest] = job
             transfer = Transfer(
                 client=asker.client,
                 ingest=ingest,
@@ -228,16 +252,8 @@ class BlobFetcher:
         job.counter.finish()
         return False
 
-    def _press(self, job: BlobJob, asker: Asker) -> None:
-        """Have whoever works on the same blob in the background make as much haste as we would."""
-        with self._lock:
-            for other in self._jobs.values():
-                is_same = (other.blob, other.repository) == (job.blob, asker.repository)
-                if is_same and other is not job and other.wait_opened(0):
-                    other.rivals.append(job)
-
     def _fetch_small(self, job: BlobJob, asker: Asker, transfer: Transfer) -> Future[None]:
-        ingest = transfer.ingest
+        ingest, job.comes_whole = transfer.ingest, True
         with _abandoned_on_error(job, ingest):
             digest = retried(lambda: fetch_stream(transfer))
             if digest != ingest.blob.digest and asker.client.doubt_mirrors():
@@ -267,11 +283,12 @@ class BlobFetcher:
         try:
             return ranged.run(lambda action: self._ranges.submit(registry, asker, action, lambda: _is_background(job)))
         except RangesIgnoredError:
+            job.comes_whole = True
             return retried(lambda: fetch_stream(transfer))
 
     def _is_held_back(self, job: BlobJob, registry: str) -> bool:
         """Say whether what nobody waits for has to wait for what somebody does."""
-        return _is_background(job) and self._urgent[registry] > 0 and not job.is_awaited
+        return _is_background(job) and self._urgent[registry] > 0
 
     def _arrivals(self, job: BlobJob) -> Callable[[int], None]:
         look = time.monotonic() + _LOOK_SECONDS

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from csi_oras.errors import RegistryUnavailableError, SizeMismatchError
 from csi_oras.oci.digest import Digest
@@ -151,17 +151,20 @@ class RangedFetch:
                 self._users -= 1
                 self._idle.notify_all()
 
-    def cover(self, start: int, end: int) -> None:
+    def cover(self, start: int, end: int, client: RepositoryClient) -> None:
         """Return when the bytes from `start` up to `end` are there; whoever calls is `using` it.
+
+        What nobody has asked for yet is asked for by `client`, the caller's own way to the same source.
 
         Raises:
             EndedError: they are not, and will not come this way.
             UnobtainableError: they cannot be got.
         """
+        transfer = replace(self._transfer, client=client)
         for piece in self._pieces.claim(start, end):
             try:
                 with Stragglers().watched() as reader:
-                    _fetch_piece(self._transfer, reader, *piece)
+                    _fetch_piece(transfer, reader, *piece)
             except RangesIgnoredError:
                 self._pieces.give_back(*piece)
                 raise EndedError from None

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from csi_oras import config
@@ -32,9 +33,7 @@ class Lazies:
 
     def pull(self, reference: str, password: str = "") -> PulledArtifact:
         """Pull an artifact as a volume does that is not lazy, with a credential of its own or none."""
-        credential = (
-            Credential(username="user", password=Secret(planted(password)), source="test") if password else None
-        )
+        credential = credential_of("user", password) if password else None
         return self.app.puller.start(replace(self._request(reference), credential=credential)).future.result(60)
 
     def _request(self, reference: str) -> PullRequest:
@@ -47,11 +46,13 @@ class Lazies:
             credential=None,
         )
 
-    def artifact(self, reference: str, index: ChunkIndex | None = None) -> LazyArtifact:
+    def artifact(
+        self, reference: str, index: ChunkIndex | None = None, credential: Credential | None = None
+    ) -> LazyArtifact:
         """Ask what `reference` means, and what a lazy tree of it is."""
-        request = self._request(reference)
+        request = replace(self._request(reference), credential=credential)
         planned = self.app.puller.plan(request)
-        _, holder = self.app.puller.connect(request.reference.repository, None)
+        _, holder = self.app.puller.connect(request.reference.repository, credential)
         return LazyArtifact(
             reference=request.reference.pinned(planned.artifact.root),
             artifact=planned.artifact.digest,
@@ -60,15 +61,24 @@ class Lazies:
             index=index,
         )
 
-    def open(self, reference: str, index: ChunkIndex | None = None) -> LazyTree:
+    def open(self, reference: str, index: ChunkIndex | None = None, credential: Credential | None = None) -> LazyTree:
         """Open the lazy tree of an artifact."""
-        return self.trees.open(self.artifact(reference, index), None)
+        return self.trees.open(self.artifact(reference, index, credential), credential)
+
+    def connect(self, tree: LazyTree, credential: Credential) -> None:
+        """Have a tree ask with another credential, whatever that may read."""
+        tree.renew(partial(self.app.puller.connect, tree.artifact.reference.repository, credential))
 
     def close(self) -> None:
         """End it."""
         for tree in self.trees.all():
             self.trees.close(tree.artifact.tree)
         self.app.close()
+
+
+def credential_of(user: str, password: str) -> Credential:
+    """Return a credential that a volume may bring."""
+    return Credential(username=user, password=Secret(planted(password)), source="test")
 
 
 def index_of(*contents: bytes) -> ChunkIndex:
