@@ -216,7 +216,6 @@ def test_volumes_of_one_credential_share_a_process_and_those_of_two_do_not(node:
 def test_reader_with_another_credential_gets_what_is_being_fetched_for_the_first(
     node: LazyNode, fake: FakeRegistry
 ) -> None:
-    """He waits for the whole of it, and nothing waits for him meanwhile."""
     reference = fake.artifact("t/x", [LAYER])
     for user in ("alice", "bob"):
         fake.require_basic(user, planted(f"{user}-knows"))
