@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ class Shared(FakeRegistry):
     def __init__(self) -> None:
         super().__init__()
         self.goes_on = threading.Event()
-        self.refuses_alice = False
+        self.refuses_alice = self.lies_to_alice = False
         self.reference = self.artifact("t/x", [LAYER])
         for user in ("alice", "bob"):
             self.require_basic(user, planted(f"{user}-knows"))
@@ -52,7 +53,11 @@ class Shared(FakeRegistry):
     def _hold(self, request: Request, answer: Answer) -> Answer:
         if self.is_background(request):
             self.goes_on.wait(30)
-        return Answer(status=401) if self.refuses_alice and request.authorization == alice() else answer
+        if request.authorization == alice() and self.refuses_alice:
+            return Answer(status=401)
+        if request.authorization == alice() and self.lies_to_alice:
+            return replace(answer, body=answer.body[:-1] + bytes([answer.body[-1] ^ 1]))
+        return answer
 
     def is_background(self, request: Request) -> bool:
         return request.authorization == alice() and asked_for(request, len(LARGE)) > MIB
@@ -155,6 +160,7 @@ def test_first_that_is_refused_is_no_error_of_the_second(lazies: Lazies, shared:
     with in_background(second, held + 3 * MIB) as found:
         wait_for(lambda: shared.proofs("bob") == 1)
         shared.refuses_alice = True
+        assert part(second, 23 * MIB) == truth(23 * MIB)
         shared.goes_on.set()
     assert found == [truth(held + 3 * MIB)]
     wait_for(lambda: lazies.app.content.path(DIGEST).exists())
@@ -179,12 +185,13 @@ def test_second_goes_on_when_the_first_is_unmounted(lazies: Lazies, shared: Shar
 
 
 def test_bytes_of_the_first_that_turn_out_to_be_wrong_poison_the_second(lazies: Lazies, shared: Shared) -> None:
-    shared.blobs["t/x"][str(DIGEST)] = LARGE[:-1] + bytes([LARGE[-1] ^ 1])
+    shared.lies_to_alice = True
     first, second = (lazies.open(shared.reference, None, who) for who in (ALICE, BOB))
     for tree in (first, second):
         part(tree, 0)
     shared.goes_on.set()
     wait_for(lambda: first.poisoned() == second.poisoned() == [DIGEST])
+    wait_for(lambda: lazies.app.content.path(DIGEST).exists())  # by what the second asked for himself
 
 
 @pytest.mark.needs("registry")
