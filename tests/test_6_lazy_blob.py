@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_oras.errors import DigestMismatchError, RegistryUnavailableError
+from csi_oras.errors import ArtifactNotFoundError, DigestMismatchError, RegistryUnavailableError
 from csi_oras.fuse import tree as fuse_tree
 from csi_oras.lazy import patience
 from csi_oras.lazy.blob import Proof
@@ -20,7 +20,7 @@ from tests.support.artifacts import Layer
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, Request, status
 from tests.support.lazies import MIB, Lazies, index_of, read
-from tests.support.pods import wait_for
+from tests.support.pods import Held, wait_for
 
 LARGE = os.urandom(24 * MIB)
 DIGEST = Digest.of(LARGE)
@@ -118,6 +118,28 @@ def test_readers_of_one_place_share_one_request(lazies: Lazies, fake: FakeRegist
         assert read(one, 7 * MIB, 7 * MIB + 99) == LARGE[7 * MIB : 7 * MIB + 99]
     wait_for(lambda: lazies.app.content.path(DIGEST).exists())
     assert sum(end - start for start, end in ranges(fake)) == len(LARGE)
+
+
+@pytest.mark.parametrize("serves_ranges", [True, False], ids=["it is refused", "there are no ranges"])
+def test_reader_who_waits_for_what_another_asks_for_goes_on_where_that_fails(
+    lazies: Lazies, fake: FakeRegistry, *, serves_ranges: bool
+) -> None:
+    """Though all that nobody waits for is held back for him."""
+    reference, fake.serves_ranges = model(fake), serves_ranges
+    held = Held(status(404)) if serves_ranges else Held()
+    fake.bend(f"/blobs/{DIGEST}", held, times=1)
+    tree = lazies.open(reference, index_of(LARGE))
+    place = 20 * MIB
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (pool.submit(tree.show, DIGEST, place, place + 9, 0) for _ in range(2))
+        held.wait()
+        wait_for(lambda: lazies.app._blobs._urgent[fake.address] == 2)
+        held.release()
+        refused = [type(one.exception(30)) for one in (first, second) if one.exception(30)]
+        assert refused == [ArtifactNotFoundError] * serves_ranges
+        for one in (first, second):
+            if not one.exception():
+                assert read(one.result(), place, place + 9) == LARGE[place : place + 9]
 
 
 def test_wrong_chunk_is_asked_for_again_and_never_shown(lazies: Lazies, fake: FakeRegistry) -> None:

@@ -4,7 +4,6 @@ Range writers put bytes into the page cache in any order; one hasher follows the
 there, so that the digest costs no wait at the end and no blob is ever held in memory.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -108,6 +107,7 @@ class RangedFetch:
         self._users = 0
         self._is_over = False
         self._is_hashed_anew = False
+        self._are_ignored = False
 
     def run(self, begin: _Begin) -> Digest:
         """Fetch all there is, and return the digest of the whole; when it is over, nobody uses the ingest any more.
@@ -129,6 +129,8 @@ class RangedFetch:
         for error in errors:
             if error:
                 raise error
+        if self._are_ignored:
+            raise RangesIgnoredError
         if ingest.missing:  # what somebody waits for did not come, or was rejected, when nobody was left to fetch it
             raise RegistryUnavailableError(f"blob {ingest.blob.digest}", "did not come whole", "it is tried again")
         return digest
@@ -138,10 +140,10 @@ class RangedFetch:
         """Keep the ingest open in a with statement.
 
         Raises:
-            EndedError: it is closed already.
+            EndedError: it is closed, or about to be.
         """
         with self._idle:
-            if self._is_over:
+            if self._is_over or self._pieces.stopped:  # who came now would only put off its end
                 raise EndedError
             self._users += 1
         try:
@@ -160,20 +162,28 @@ class RangedFetch:
             EndedError: they are not, and will not come this way.
             UnobtainableError: they cannot be got.
         """
-        transfer = replace(self._transfer, client=client)
-        for piece in self._pieces.claim(start, end):
-            try:
-                with Stragglers().watched() as reader:
-                    _fetch_piece(transfer, reader, *piece)
-            except RangesIgnoredError:
-                self._pieces.give_back(*piece)
-                raise EndedError from None
-            except BaseException:
-                self._pieces.give_back(*piece)
-                raise
-        self.wait_covered(start, end)
+        transfer, is_covered = replace(self._transfer, client=client), False
+        while not is_covered:
+            for piece in self._pieces.claim(start, end):
+                self._fetch_claimed(transfer, piece)
+            # who fetches some of it may give it back, and the rest may be held back until we have it: claim again
+            is_covered = self._transfer.ingest.wait_covered(start, end, _PATIENCE_SECONDS)
+            if self._pieces.stopped and not is_covered:
+                raise EndedError
 
-    def wait_covered(self, start: int, end: int, seconds: float = math.inf) -> None:
+    def _fetch_claimed(self, transfer: Transfer, piece: tuple[int, int]) -> None:
+        try:
+            with Stragglers().watched() as reader:
+                _fetch_piece(transfer, reader, *piece)
+        except RangesIgnoredError:
+            self._are_ignored = True
+            self._pieces.stop()
+            raise EndedError from None
+        except BaseException:
+            self._pieces.give_back(*piece)
+            raise
+
+    def wait_covered(self, start: int, end: int, seconds: float) -> None:
         """Return when somebody has fetched the bytes from `start` up to `end`; whoever calls is `using` it.
 
         Raises:
