@@ -96,8 +96,9 @@ class Driver:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self.environment},
             )
-        self._channel = grpc.insecure_channel(f"unix:{self.socket}", options=_AT_ONCE)
-        heard = grpc.intercept_channel(self._channel, outputs.Listener())
+        # it goes with the last call on it: gRPC crashes where a channel is closed under the calls of other threads
+        channel = grpc.insecure_channel(f"unix:{self.socket}", options=_AT_ONCE)
+        heard = grpc.intercept_channel(channel, outputs.Listener())
         self.identity = csi_pb2_grpc.IdentityStub(heard)
         self.node = csi_pb2_grpc.NodeStub(heard)
         self.controller = csi_pb2_grpc.ControllerStub(heard)
@@ -127,7 +128,6 @@ class Driver:
                     self._exposition()
             self.process.send_signal(number)
             self.process.wait(20)
-        self._channel.close()
         self.process = None
         outputs.KEPT.keep("logs", self.log[self._kept_log :])
         self._kept_log = len(self.log)
