@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.artifacts import DOCKER_MANIFEST, Layer, Pusher
+from tests.support.doctoring import doctor
 from tests.support.driver import Driver
 from tests.support.kinds import push, shown
 from tests.support.kinds_archives import oras_directory
@@ -34,6 +35,8 @@ mknod /mnt/fuse c 10 229
 mount --bind /mnt/fuse /dev/fuse
 exec "$@"
 """
+_NULL = 'mount --bind /dev/null /dev/fuse; exec "$@"'
+_REGULAR = 'mount -t tmpfs tmpfs /mnt; touch /mnt/fuse; mount --bind /mnt/fuse /dev/fuse; exec "$@"'
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,9 @@ def test_what_has_to_be_unpacked_is_pulled_whole(node: LazyNode, pusher: Pusher,
     node.hide(target)
 
 
-@pytest.mark.parametrize("script", [_HIDDEN, _FORBIDDEN], ids=["missing", "forbidden"])
+@pytest.mark.parametrize(
+    "script", [_HIDDEN, _FORBIDDEN, _NULL, _REGULAR], ids=["missing", "forbidden", "something else", "a file"]
+)
 def test_volume_is_pulled_whole_where_the_device_cannot_be_used(
     short_path: Path, pusher: Pusher, repository: str, script: str
 ) -> None:
@@ -142,4 +147,8 @@ def test_volume_is_pulled_whole_where_the_device_cannot_be_used(
         line = next(line for line in driver.log.splitlines() if "/dev/fuse" in line)
         assert "pulled whole" in line
         assert not driver.mounter()
+        said = doctor("--state-dir", driver.state, "--kubelet-dir", driver.kubelet, prefix=runner).stdout
+        assert "/dev/fuse cannot be used" in next(
+            line for line in said.splitlines() if line.startswith("warning  fuse")
+        )
         driver.unpublish(target)

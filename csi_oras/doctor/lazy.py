@@ -7,7 +7,7 @@ from pathlib import Path
 
 from csi_oras.doctor.check import Check, Examination
 from csi_oras.errors import CsiOrasError
-from csi_oras.mount.fuse import DEVICE
+from csi_oras.mount.fuse import DEVICE, open_device
 from csi_oras.mounter.client import Mounter
 
 _SHARED, _RESENDS = (5, 16), (6, 9)
@@ -29,9 +29,9 @@ def examinations(mounter: Path | None, state_dir: Path) -> Mapping[str, Examinat
 def check_fuse(release: str, sysctls: Path) -> Iterator[Check]:
     """Look for FUSE, and for what of it depends on the kernel `release` and on sysctls."""
     try:
-        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        message = f"{DEVICE} cannot be opened ({error.strerror}): lazy volumes are pulled whole"
+        os.close(open_device())
+    except CsiOrasError as error:
+        message = f"{error.subject} {error.cause}: lazy volumes are pulled whole"
         yield Check.warning("fuse", message, "load the kernel module fuse, or mount the device into the container")
         return
     found = [*_of_kernel(release), *_of_sysctls(sysctls)]

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import select
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from csi_oras.mount import mountinfo
 from csi_oras.mount.target import Target
 
 DEVICE = Path("/dev/fuse")
+_NUMBER = os.makedev(10, 229)
 _TYPE = "fuse.csi-oras"
 _SOURCE = re.compile("csi-oras:([0-9a-f]{64})")
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
@@ -75,9 +77,14 @@ def open_device() -> int:
         StoreBrokenError: there is none to be had.
     """
     try:
-        return os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        device = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _failed(error) from error
+    found = os.fstat(device)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != _NUMBER:
+        os.close(device)
+        raise _failed(OSError(errno.ENODEV, "it is something else"))
+    return device
 
 
 def mount(device: int, tree: str, *, noexec: bool) -> int:

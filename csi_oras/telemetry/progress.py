@@ -82,13 +82,16 @@ class Progress:
         self._names: dict[Hashable, str] = {}
         self.activity = ""
         """What is done once every byte is here, such as `unpacking 2 of 5`."""
-        self.begun: Future[None] = Future()
-        """Done when it is known that there is something to pull; never, where there is nothing."""
+        self.begun: Future[str] = Future()
+        """Done when it is known that there is something to pull; never, where there is nothing.
 
-    def begin(self) -> None:
-        """Say that there is something to pull."""
+        It says why that is pulled whole, where it was to come when it is read.
+        """
+
+    def begin(self, not_lazy: str = "") -> None:
+        """Say that there is something to pull, and why it is not lazy if it was to be."""
         if not self.begun.done():  # another credential is tried on the same progress
-            self.begun.set_result(None)
+            self.begun.set_result(not_lazy)
 
     @property
     def elapsed(self) -> float:

@@ -41,7 +41,7 @@ from csi_oras.transfer.jobs import Job, Jobs
 from csi_oras.transfer.layout import ArtifactLimits, Layouter
 from csi_oras.transfer.lazily import LazyChoice
 from csi_oras.transfer.recall import Recall, Store
-from csi_oras.transfer.request import Planned, PulledArtifact, PullRequest
+from csi_oras.transfer.request import LazyArtifact, Planned, PulledArtifact, PullRequest
 from csi_oras.transfer.resolve import Resolved, Resolver
 from csi_oras.transfer.turns import Turns
 from csi_oras.transfer.verify import Verifier
@@ -220,12 +220,13 @@ class Puller:
         self._limits().check(plan, subject)
         lease.add([plan.digest, artifact.root, artifact.digest])
         self._keep_metadata(artifact, plan)
-        if request.lazy and (lazy := self._lazily.choose(client, planned, credential)):
+        lazy = self._lazily.choose(client, planned, credential) if request.lazy else ""
+        if isinstance(lazy, LazyArtifact):
             ours = [entry.blob.digest for entry in plan.entries if entry.is_local]  # which no registry has
             self._store.grants.add([Grant(client.repository, digest, credential) for digest in ours])
             return replace(self._remembered(request, planned, _as_it_will_be(plan)), lazy=lazy, warnings=warnings)
         progress = job.progress
-        progress.begin()
+        progress.begin(not_lazy=lazy)
         asker = Asker(client=client, holder=credential, demand=partial(self.jobs.demand, job))
         self._gatherer.gather(asker, plan, lease, progress, subject)
         pulled = self._remembered(request, planned, self._laid_out(plan, progress, subject))

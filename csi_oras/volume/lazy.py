@@ -9,7 +9,9 @@ namespace that we do not see.
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from csi_oras import kernel
 from csi_oras.errors import CsiOrasError, StoreBrokenError
@@ -27,6 +29,9 @@ from csi_oras.volume.locks import KeyedLocks
 
 _START_SECONDS = 20.0
 """How long a publish waits for a start to find what was mounted before."""
+_AGAIN_SECONDS = 3.0
+"""How soon a start that fails, for want of room say, is tried again."""
+_Result = TypeVar("_Result")
 
 
 class LazyVolumes:
@@ -40,6 +45,8 @@ class LazyVolumes:
         self._locks = KeyedLocks()
         self._devices: dict[str, int] = {}
         self._has_started = threading.Event()
+        self._is_hindered = False
+        """Whether a start has failed so far."""
         self._is_missed = False
         self._has_met = False
         """Whether it is known what the mounter holds, as it is from then on."""
@@ -131,13 +138,11 @@ class LazyVolumes:
 
     def start(self) -> None:
         """Serve on what was mounted before, and forget what is not mounted any more."""
-        try:
-            ours = self._trees.kept.names()
-            self._trees.load()
-            self._server.start()
-        except CsiOrasError as error:
-            logger.error("lazy volumes are not served", cause=error.message)
-            return
+        ours = self._insist(self._trees.kept.names)
+        self._insist(self._trees.load)
+        self._insist(self._server.start)
+        if self._is_hindered:
+            logger.info("lazy volumes are served again")
         mounted = ours & {mount.tree for mount in fuse.mounts()}
         for tree in self._trees.all():
             if tree.artifact.tree not in mounted:
@@ -146,6 +151,17 @@ class LazyVolumes:
             self._meet_at_last()
         self._has_met = self._has_met or not mounted
         self._has_started.set()
+
+    def _insist(self, action: Callable[[], _Result]) -> _Result:
+        """Do what may fail until it works: pods read what is mounted, whatever the store is short of now."""
+        while True:
+            try:
+                return action()
+            except CsiOrasError as error:
+                if not self._is_hindered:  # one line until it works
+                    logger.error("lazy volumes are not served", cause=error.message)
+                self._is_hindered = True
+                time.sleep(_AGAIN_SECONDS)
 
     def accompany(self) -> None:
         """Agree with the mounter, and return when it has gone, so that the next one is given what it needs."""
@@ -198,7 +214,7 @@ class LazyVolumes:
             self._hold(mounter, name)
 
     def _wait_until_met(self) -> None:
-        if not self._has_started.wait(_START_SECONDS):
+        if not self._has_started.wait(0 if self._is_hindered else _START_SECONDS):
             raise StoreBrokenError("lazy volumes", "are not served yet", "see the log of the driver")
         if not self._has_met:
             self.meet()

@@ -4,6 +4,8 @@ Several pods may wait for one pull; each is told for its own volume. What was lo
 artifact that node policy wants signed and lets through without is one each time, and one that rots while a pod has it.
 """
 
+from concurrent.futures import Future
+
 from csi_oras.oci.reference import Reference
 from csi_oras.telemetry.events import Events, Pod, Reason
 from csi_oras.telemetry.logs import logger
@@ -20,9 +22,13 @@ class Notices:
     def pulling(self, pod: Pod | None, reference: Reference, progress: Progress) -> None:
         """Say that a pull has begun as soon as it has; a look at the registry alone is none."""
         name = str(reference)
-        progress.begun.add_done_callback(
-            lambda _: self._events.emit(pod, Reason.PULLING, name, f"Pulling artifact {name}")
-        )
+
+        def tell(begun: Future[str]) -> None:
+            if cause := begun.result():
+                self.not_lazy(pod, reference, cause)
+            self._events.emit(pod, Reason.PULLING, name, f"Pulling artifact {name}")
+
+        progress.begun.add_done_callback(tell)
 
     def slow(self, pod: Pod | None, reference: Reference, progress: Progress) -> None:
         """Say how far a pull is that takes long."""
