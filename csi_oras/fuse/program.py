@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ TOLD, ENDED = 0, 3
 _MOST_REQUESTS = 2048
 """Answered at a time, more than the kernel reads at a time: what waits for a dead registry leaves room for the rest."""
 _REPORT_SECONDS = 10
+_BEAT_SECONDS = 1
 _LAST_WORDS_SECONDS = 1
 _ENDS = frozenset({errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED})
 
@@ -40,15 +42,15 @@ class Settings:
     driver: Path
 
 
-def run(settings: Settings, *, patience: float = PATIENCE_SECONDS) -> int:
-    """Serve a tree, and return how that ended; reads wait for `patience` seconds.
+def run(settings: Settings, *, patience: float = PATIENCE_SECONDS, pulse: int | None = None) -> int:
+    """Serve a tree, and return how that ended; reads wait for `patience` seconds, and `pulse` is told that we live.
 
     Raises:
         CsiOrasError: the plan or the descriptor is none.
         OSError: the kernel fails.
     """
     tree = Tree.load(settings.plan)
-    return trio.run(_Program(settings, tree, patience).run)
+    return trio.run(_Program(settings, tree, patience).run, pulse)
 
 
 class _Program:
@@ -62,12 +64,14 @@ class _Program:
         self._connected = trio.Event()
         self._poisoned, self._to_invalidate = trio.open_memory_channel[int](math.inf)
 
-    async def run(self) -> int:
+    async def run(self, pulse: int | None) -> int:
         """Serve until the connection ends or SIGTERM comes."""
         pyfuse3.init(self._operations, self._connection.path, set())
         outcome = TOLD
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._assist)
+            if pulse is not None:
+                nursery.start_soon(_beat, pulse)
             with trio.CancelScope() as serving:
                 nursery.start_soon(_cancel_when_told, serving)
                 await self._serve()
@@ -129,6 +133,13 @@ class _Program:
             await trio.sleep(_REPORT_SECONDS)
             if self._statistics != Statistics() and self._driver.tell(self._statistics.message()):
                 self._statistics.forget()
+
+
+async def _beat(pulse: int) -> None:
+    while True:
+        with suppress(BlockingIOError):  # nobody has looked for hours: the mounter is stopped
+            os.write(pulse, b".")
+        await trio.sleep(_BEAT_SECONDS)
 
 
 async def _cancel_when_told(scope: trio.CancelScope) -> None:

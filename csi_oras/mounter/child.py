@@ -1,9 +1,9 @@
 """What a forked process does before it serves a tree: it gives up whatever that does not take.
 
-It keeps its device and the standard streams, and no capability. It stays root, in name only: the driver's socket is
-for root alone, and has to be found again by whoever takes the driver's place. It ends with the mounter, for then
-nobody would begin its successor; and it serves only when no process of an earlier mounter does any more: two that
-answer one connection would take each other's requests.
+It keeps its device, its end of the pulse and the standard streams, and no capability. It stays root, in name only: the
+driver's socket is for root alone, and has to be found again by whoever takes the driver's place. It ends with the
+mounter, for then nobody would begin its successor; and it serves only when no process of an earlier mounter does any
+more: two that answer one connection would take each other's requests.
 """
 
 import fcntl
@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,22 +22,23 @@ from csi_oras.fuse import program
 from csi_oras.fuse.program import Settings
 from csi_oras.telemetry.logs import logger
 
-_DEVICE = 3
+_FIRST = 3
+"""The first descriptor that is no standard stream."""
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _LESS_DEAR, _LARGEST_OOM_SCORE = 100, 1000
 """Memory is taken from a process, which has a successor, before it is from the mounter, with which all end."""
 _FAILED = 1
 
 
-def run(settings: Settings, mounter: int) -> NoReturn:
+def run(settings: Settings, pulse: int, mounter: int) -> NoReturn:
     """Serve a tree as a child of process `mounter`, and end; what the caller holds is not to be used any more."""
     code = _FAILED
     try:
         structlog.contextvars.bind_contextvars(tree=settings.tree)
         _become_own(mounter)
-        _keep_only(settings.device)
+        _keep_only(settings.device, pulse)
         _wait_for_predecessor(settings.plan.parent)
-        code = program.run(replace(settings, device=_DEVICE))
+        code = program.run(settings, pulse=pulse)
     except CsiOrasError as error:
         logger.error("cannot serve a lazy volume", cause=error.message)
     except BaseException:  # noqa: BLE001 (nothing of the mounter's may go on in this process)
@@ -59,10 +59,12 @@ def _become_own(mounter: int) -> None:
         _OOM_SCORE.write_text(str(score))
 
 
-def _keep_only(device: int) -> None:
-    if device != _DEVICE:
-        os.dup2(device, _DEVICE, inheritable=False)
-    os.closerange(_DEVICE + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+def _keep_only(*kept: int) -> None:
+    first = _FIRST
+    for descriptor in sorted(kept):
+        os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def _wait_for_predecessor(directory: Path) -> None:

@@ -55,7 +55,7 @@ class Server:
             InvalidConfigError: another mounter does, or nobody can.
         """
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each tree
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three for each tree
         private = private_path(self._path)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

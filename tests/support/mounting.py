@@ -45,7 +45,9 @@ def eventually(condition: Callable[[], object], what: str, seconds: float = 30) 
 class RunningMounter:
     """`csi-oras mounter`; ends with the with statement, and so do its processes and every lazy mount below."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, before: str = "") -> None:
+        """Have it run a script of the test's before it starts."""
+        self._program = f"{before}\nfrom csi_oras.cli import main\nmain()"
         self.directory = directory
         self.state = directory / "state"
         self.socket = directory / "mounter.sock"
@@ -67,7 +69,7 @@ class RunningMounter:
 
     def spawn(self) -> "subprocess.Popen[bytes]":
         """Start the program."""
-        command = [sys.executable, "-m", "csi_oras", "mounter", "--endpoint", f"unix://{self.socket}"]
+        command = [sys.executable, "-c", self._program, "mounter", "--endpoint", f"unix://{self.socket}"]
         with (self.directory / "mounter.log").open("ab") as log:
             return subprocess.Popen([*command, "--state-dir", str(self.state)], stderr=log, cwd="/")
 
