@@ -288,10 +288,12 @@ def _truth(settings: ServeSettings, app: Application, notices: Notices, lazy: La
         records=app.records,
         kubelet_dir=settings.kubelet_dir,
         trees=app.paths.trees,
+        replace=lazy.replace,
         notices=notices,
         metrics=app.metrics,
     )
     lazy.listen(reports.tell_poisoned)
+    settle = upkeep.Task(name="lazy truth", seconds=_CORRUPT_SECONDS, action=lazy.settle)
     tell = upkeep.Task(name="corruption", seconds=_CORRUPT_SECONDS, action=reports.look)
     weekly = WeeklyPass(app.database, app.verifier, Pace())
-    return [tell, upkeep.Task(name="verify", seconds=_VERIFY_SECONDS, action=lambda: weekly.run(tell.wake))]
+    return [settle, tell, upkeep.Task(name="verify", seconds=_VERIFY_SECONDS, action=lambda: weekly.run(tell.wake))]

@@ -80,8 +80,12 @@ class Blobs:
         """Show nothing of a blob any more; say whether that is new."""
         is_new = blob not in self._poisoned
         self._poisoned.add(blob)
-        self._forget(blob)
+        self.drop(blob)
         return is_new
+
+    def drop(self, blob: Digest) -> None:
+        """Read nothing more of the file that was a blob's, and ask for it anew."""
+        self._forget(blob)
 
     def _cached(self, blob: Digest, start: int, end: int) -> memoryview | None:
         opened = self._opened.get(blob)
@@ -118,10 +122,11 @@ class Blobs:
             return None
         content = opened.read_cached(start, end) or await _from_disk(opened, start, end)
         self._refuse_poisoned(blob)
+        if self._opened.get(blob) is not opened:  # dropped in the meantime
+            return None
         if len(content) == end - start:
             return content
-        if self._opened.get(blob) is opened:
-            self._forget(blob)
+        self._forget(blob)
         return None
 
     async def _asked(self, blob: Digest, start: int, end: int, still_coming: Callable[[], None]) -> Opened | None:

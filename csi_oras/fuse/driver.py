@@ -62,14 +62,11 @@ class _Need:
 class Driver:
     """The connection to the driver, on behalf of one tree."""
 
-    def __init__(
-        self, path: Path, tree: str, poison: Callable[[Digest], None], came: Callable[[messages.Came], None]
-    ) -> None:
-        """Talk to the socket at `path`; `poison` hears of each blob that is wrong, `came` of what was announced."""
+    def __init__(self, path: Path, tree: str, hear: Callable[[messages.Unasked], None]) -> None:
+        """Talk to the socket at `path`; `hear` takes what it says without being asked."""
         self._path = path
-        self._hello = {"op": "hello", "tree": tree, "understands": ["wait"]}
-        self._poison = poison
-        self._came = came
+        self._hello = {"op": "hello", "tree": tree, "understands": ["wait", "drop"]}
+        self._hear_unasked = hear
         self._numbers = count(1)
         self._needs: dict[int, _Need] = {}
         self._outgoing: trio.MemorySendChannel[dict[str, Any]] | None = None
@@ -170,12 +167,10 @@ class Driver:
 
     def _take_in(self, message: messages.Message, descriptors: list[int]) -> None:
         """Decide what it is about; descriptors that somebody takes are taken out of the list."""
-        if isinstance(message, messages.Came):
-            self._came(message)
-            return
-        if isinstance(message, messages.Poisoned):
-            self._poison(message.blob)
-            self._refuse_all(message.blob)
+        if isinstance(message, messages.Unasked):
+            self._hear_unasked(message)
+            if isinstance(message, messages.Poisoned):
+                self._refuse_all(message.blob)
             return
         need = self._needs.get(message.number)
         if need is None or need.outcome:  # nobody waits any more

@@ -54,7 +54,16 @@ class Poisoned:
     blob: Digest
 
 
-Message = Shown | Came | Refused | Coming | Poisoned
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A blob that is in another file by now: whatever was read of it is to be read again."""
+
+    blob: Digest
+
+
+Unasked = Came | Poisoned | Dropped
+"""What the driver says when nobody waits for it."""
+Message = Shown | Refused | Coming | Unasked
 
 
 def parse(content: bytes) -> Message:
@@ -66,6 +75,8 @@ def parse(content: bytes) -> Message:
     document = json.parse_object(content, _SUBJECT)
     if document.get("op") == "poison":
         return Poisoned(Digest.parse(document.get("blob")))
+    if document.get("op") == "drop":
+        return Dropped(Digest.parse(document.get("blob")))
     if document.get("op") == "shown":
         return Came(Digest.parse(document.get("blob")), *_span(document), _inode(document))
     number = json.integer(document, "id", _SUBJECT)

@@ -15,7 +15,7 @@ import trio
 from csi_oras.fuse.blobs import PATIENCE_SECONDS, Blobs
 from csi_oras.fuse.connection import Connection
 from csi_oras.fuse.driver import Driver
-from csi_oras.fuse.messages import Came
+from csi_oras.fuse.messages import Came, Dropped, Unasked
 from csi_oras.fuse.operations import Operations
 from csi_oras.fuse.statistics import Statistics
 from csi_oras.fuse.tree import Tree
@@ -58,11 +58,11 @@ class _Program:
         self._tree = tree
         self._connection = Connection(settings.device)
         self._statistics = Statistics()
-        self._driver = Driver(settings.driver, settings.tree, self._poison, self._note)
+        self._driver = Driver(settings.driver, settings.tree, self._hear)
         self._blobs = Blobs(self._driver, self._statistics, patience)
         self._operations = Operations(tree, self._blobs, self._statistics, self._complete)
         self._connected = trio.Event()
-        self._poisoned, self._to_invalidate = trio.open_memory_channel[int](math.inf)
+        self._doubtful, self._to_invalidate = trio.open_memory_channel[int](math.inf)
 
     async def run(self, pulse: int | None) -> int:
         """Serve until the connection ends or SIGTERM comes."""
@@ -114,17 +114,24 @@ class _Program:
             nursery.start_soon(self._report)
             nursery.start_soon(self._invalidate)
 
-    def _poison(self, blob: Digest) -> None:
-        if blob in self._tree.blobs and self._blobs.poison(blob):
-            logger.error("a blob is not what its digest says: nothing of it is shown any more", blob=str(blob))
-            for inode in self._tree.blobs[blob]:
-                self._poisoned.send_nowait(inode)
+    def _hear(self, message: Unasked) -> None:
+        if isinstance(message, Came):
+            self._blobs.note(message)
+        elif message.blob not in self._tree.blobs:
+            return
+        elif isinstance(message, Dropped):
+            self._blobs.drop(message.blob)
+            self._forget_cached(message.blob)
+        elif self._blobs.poison(message.blob):
+            logger.error("a blob is not what its digest says: nothing of it is shown any more", blob=str(message.blob))
+            self._forget_cached(message.blob)
 
-    def _note(self, came: Came) -> None:
-        self._blobs.note(came)
+    def _forget_cached(self, blob: Digest) -> None:
+        for inode in self._tree.blobs[blob]:
+            self._doubtful.send_nowait(inode)
 
     async def _invalidate(self) -> None:
-        """Take poisoned files out of the kernel's cache: in a thread, for it waits for reads that are under way."""
+        """Take files in doubt out of the kernel's cache: in a thread, for it waits for reads that are under way."""
         async for inode in self._to_invalidate:
             await trio.to_thread.run_sync(self._connection.forget_cached, inode, abandon_on_cancel=True)
 

@@ -6,6 +6,7 @@ the store is shown only to who was seen to read it in his own repository, as eve
 credential, only to who was seen to read some of it with his own.
 """
 
+import hashlib
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from csi_oras.errors import CsiOrasError, DigestMismatchError, RegistryUnavailableError, UnwantedError
 from csi_oras.lazy.patience import Patience
 from csi_oras.lazy.sources import Sources
+from csi_oras.lazy.unproven import Rejection, Unproven, Verdict
 from csi_oras.oci.chunk_index import CHUNK_BYTES, BlobIndex, Chunk
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.store.content import ContentStore
@@ -41,6 +43,7 @@ class Proof(StrEnum):
     VERIFIED = "verified"
     REJECTED = "rejected"
     WHOLE = "whole"
+    REPLACED = "replaced"
     POISONED = "poisoned"
 
 
@@ -58,13 +61,17 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What lazy blobs work with; `make_room` raises where there is none, `observe` hears what came of proofs."""
+    """What lazy blobs work with.
+
+    `make_room` raises where there is none, `observe` hears what came of proofs, `reject` of which bytes were wrong.
+    """
 
     content: ContentStore
     grants: Grants
     fetcher: BlobFetcher
     make_room: Callable[[Asker, Descriptor], None]
     observe: Callable[[Descriptor, Proof], None]
+    reject: Callable[[Descriptor, Rejection], None] = lambda _blob, _rejection: None
 
 
 class LazyBlob:
@@ -76,9 +83,10 @@ class LazyBlob:
         parts: Parts,
         *,
         index: BlobIndex | None = None,
+        remember: Callable[[str], None] = lambda _path: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prove chunks by `index`."""
+        """Prove chunks by `index`; `remember` keeps the paths of what is shown without."""
         self.blob = blob
         self._parts = parts
         self._sources = Sources(blob, parts.fetcher, self._condemn)
@@ -93,6 +101,10 @@ class LazyBlob:
         self._inode = 0
         """The file of which `_proven` speaks."""
         self._only_whole = False
+        self._whole_inode = 0
+        """The file of the store that was shown."""
+        self.unproven = Unproven(remember)
+        self._settling = threading.Lock()
         self._begun: Future[bool] | None = None
         self.poison: CsiOrasError | None = None
         """Why nothing of it is shown any more."""
@@ -125,7 +137,8 @@ class LazyBlob:
 
     def _attempt(self, asker: Asker, wanted: tuple[int, int], have: int, patience: Patience) -> Shown | None:
         if self._parts.content.has(self.blob):
-            return self._whole(asker, have)
+            self.settle()
+            return None if self.poison else self._whole(asker, have)
         with self._parts.fetcher.urgent(asker.repository.registry):
             job, done = self._fetch(asker)
             shown = self._part(asker, self._opened(asker, job, done, patience), wanted, have)
@@ -160,7 +173,18 @@ class LazyBlob:
             self._parts.fetcher.prove(asker, blob, in_full=in_full).result()
             grants.add([asker.grant(blob.digest)])
         with self._parts.content.open(blob.digest) as file:
+            self._whole_inode = os.fstat(file.fileno()).st_ino
             return _shown(file.fileno(), 0, blob.size, have)
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether the store had the whole blob, and has it no more, or in another file: it has rotted."""
+        return self._whole_inode not in (0, self._stored())
+
+    def _stored(self) -> int:
+        with suppress(FileNotFoundError):
+            return self._parts.content.path(self.blob.digest).stat().st_ino
+        return 0
 
     def _fetch(self, asker: Asker) -> tuple[BlobJob, Future[bool]]:
         if self._begun is None or self._begun.done():
@@ -188,11 +212,37 @@ class LazyBlob:
         self._condemn(done)
 
     def _condemn(self, done: Future[bool]) -> None:
-        """Show nothing more of what was wrong when it was whole."""
+        """Show nothing more of what was wrong when it was whole, unless all that was shown had been proven."""
         error = done.exception()
-        if isinstance(error, DigestMismatchError):  # of an answer that is no good, nothing is shown
-            self.poison = error
-            self._parts.observe(self.blob, Proof.POISONED)
+        if error is None:
+            self._whole_inode = self._stored()
+            self.settle()
+        elif isinstance(error, DigestMismatchError) and not self._has_proof:
+            self._poison(error)
+
+    def settle(self) -> None:
+        """Hold what was shown without a proof against the blob, where that is whole by now."""
+        with self._settling:
+            if not self.unproven or not self._parts.content.has(self.blob):
+                return
+            with self._parts.content.open(self.blob.digest) as file:
+                verdict = self.unproven.settle(file.fileno())
+        if verdict is Verdict.REPLACED:
+            self._parts.observe(self.blob, Proof.REPLACED)
+        elif verdict is Verdict.WRONG:
+            cause = "was shown with other bytes than it has, before it was whole"
+            self._poison(DigestMismatchError(f"blob {self.blob.digest}", cause, "publish the volume anew"))
+
+    def _poison(self, error: CsiOrasError) -> None:
+        self.poison = error
+        self._parts.observe(self.blob, Proof.POISONED)
+
+    @property
+    def _has_proof(self) -> bool:
+        """Whether nothing was shown but by an index that is to be believed, and that does not belie the digest."""
+        with self._lock:
+            is_all = self._proven.covers(0, self.blob.size)
+        return self._index is not None and not self._is_hint and not self.unproven and not is_all
 
     def _opened(self, asker: Asker, job: BlobJob, done: Future[bool], patience: Patience) -> RangedFetch | None:
         """Return what can be read before it is whole, None where nothing can, or not in time, or the job has ended."""
@@ -225,7 +275,7 @@ class LazyBlob:
             raise EndedError
         ranged.cover(first, last, asker.client)
         if index is None:
-            return ingest.around(first)
+            return self.unproven.note(ingest, first)
         self._forget_other_file(ingest)
         for chunk in index.chunks(first, last):
             self._prove(asker, ingest, ranged, chunk)
@@ -266,6 +316,7 @@ class LazyBlob:
         for is_last in (False, True):
             with ingest.view(chunk.start, chunk.end) as view:
                 is_right = chunk.matches(view)
+                sha256 = b"" if is_right else hashlib.sha256(view).digest()
             self._parts.observe(self.blob, Proof.VERIFIED if is_right else Proof.REJECTED)
             if is_right:
                 with self._lock:
@@ -275,6 +326,8 @@ class LazyBlob:
                 self._only_whole = True
                 raise EndedError
             ranged.reject(chunk.start, chunk.end)
+            inode = os.fstat(ingest.descriptor).st_ino
+            self._parts.reject(self.blob, Rejection(inode, chunk.start, chunk.end, sha256))
             if is_last:
                 cause = f"bytes {chunk.start} to {chunk.end} are not those of the chunk index"
                 raise DigestMismatchError(f"blob {self.blob.digest}", cause, "they are asked for again")

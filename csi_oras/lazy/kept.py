@@ -27,7 +27,8 @@ from csi_oras.telemetry.logs import logger
 from csi_oras.telemetry.secrets import Secret
 from csi_oras.transfer.request import LazyArtifact
 
-_PLAN, _TREE, _INDEX, _CREDENTIAL, _POISONED = "plan.json", "tree.json", "index.json", "credential.json", "poisoned"
+_PLAN, _TREE, _INDEX, _CREDENTIAL = "plan.json", "tree.json", "index.json", "credential.json"
+_POISONED, _UNPROVEN = "poisoned", "unproven"
 _VERSION = 1
 _NAME = re.compile("[0-9a-f]{64}")
 
@@ -39,6 +40,8 @@ class KeptTree:
     artifact: LazyArtifact
     credential: Credential | None
     poisoned: frozenset[Digest] = frozenset()
+    unproven: tuple[tuple[Digest, str], ...] = ()
+    """The ingests, by their paths, that it has shown bytes of which nothing had proven."""
 
 
 class KeptTrees:
@@ -87,6 +90,15 @@ class KeptTrees:
         with store_errors("lazy volume"):
             _write(self._directory / name / _CREDENTIAL, credentials.to_text(credential).reveal().encode())
 
+    def add_unproven(self, name: str, digest: Digest, ingest: str) -> None:
+        """Note that a tree shows bytes of an ingest, by its path, that nothing has proven.
+
+        Raises:
+            NoSpaceError, StoreBrokenError: the store fails.
+        """
+        with store_errors("lazy volume"), (self._directory / name / _UNPROVEN).open("a") as file:
+            file.write(f"{digest} {ingest}\n")
+
     def add_poisoned(self, name: str, digest: Digest) -> None:
         """Note that a blob of a tree is wrong."""
         with store_errors("lazy volume"), (self._directory / name / _POISONED).open("a") as file:
@@ -117,7 +129,7 @@ class KeptTrees:
 
     def _load(self, name: str) -> KeptTree:
         directory = self._directory / name
-        tree, index, poisoned = json.loads((directory / _TREE).read_bytes()), directory / _INDEX, directory / _POISONED
+        tree, index = json.loads((directory / _TREE).read_bytes()), directory / _INDEX
         artifact = LazyArtifact(
             reference=Reference.parse(tree["reference"]),
             artifact=Digest.parse(tree["artifact"]),
@@ -130,8 +142,18 @@ class KeptTrees:
         return KeptTree(
             artifact=artifact,
             credential=credentials.from_text(Secret((directory / _CREDENTIAL).read_text())),
-            poisoned=frozenset(map(Digest.parse, poisoned.read_text().split() if poisoned.exists() else ())),
+            poisoned=frozenset(map(Digest.parse, _lines(directory / _POISONED))),
+            unproven=tuple((Digest.parse(digest), path) for digest, _, path in _unproven(directory)),
         )
+
+
+def _unproven(directory: Path) -> Iterator[tuple[str, str, str]]:
+    return (line.partition(" ") for line in _lines(directory / _UNPROVEN))
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file that grows, without a torn last one; none where there is no file."""
+    return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
 def _tree_document(artifact: LazyArtifact) -> dict[str, Any]:

@@ -44,7 +44,8 @@ class LazyServer:
         self._path = trees.kept.socket
         self._find = trees.find
         self._count = count
-        trees.listen(self._poison)
+        trees.listen(partial(self._tell, "poison"))
+        trees.listen_replaced(partial(self._tell, "drop"))
         self._turns = Turns("read", _SHARE)
         self._ahead = Turns("read-ahead", _AHEAD_SHARE)
         self._lock = threading.Lock()
@@ -66,12 +67,12 @@ class LazyServer:
             private.rename(self._path)
         threading.Thread(target=self._accept, args=(listening,), name="lazy", daemon=True).start()
 
-    def _poison(self, tree: LazyTree, digest: Digest) -> None:
-        """Tell the processes of a tree that a blob is wrong."""
+    def _tell(self, what: str, tree: LazyTree, digest: Digest) -> None:
+        """Tell the processes of a tree that a blob is wrong, or in another file."""
         with self._lock:
             told = [connection for connection in self._connections if connection.tree is tree]
         for connection in told:
-            connection.send({"op": "poison", "blob": str(digest)})
+            connection.tell(what, digest)
 
     def _accept(self, listening: socket.socket) -> None:
         while True:
@@ -92,7 +93,9 @@ class LazyServer:
                 with self._lock:
                     self._connections.add(connection)
                 for digest in tree.poisoned():
-                    connection.send({"op": "poison", "blob": str(digest)})
+                    connection.tell("poison", digest)
+                for digest in tree.doubtful():
+                    connection.tell("drop", digest)
                 while message := connection.receive():
                     self._answer(connection, tree, message)
         except OSError:  # it was killed
@@ -108,7 +111,7 @@ class LazyServer:
         message = connection.receive()
         if message and message["op"] == "hello":
             connection.tree = self._find(str(message["tree"]))
-            connection.understands_wait = "wait" in message.get("understands", [])
+            connection.understands |= set(message.get("understands", []))
         return connection.tree
 
     def _answer(self, connection: "_Connection", tree: LazyTree, message: dict[str, Any]) -> None:
@@ -133,7 +136,7 @@ class _Connection:
 
     def __init__(self, connected: socket.socket) -> None:
         self.tree: LazyTree | None = None
-        self.understands_wait = False
+        self.understands = {"poison"}
         self._socket = connected
         self._lock = threading.Lock()
         self._is_closed = False
@@ -151,9 +154,14 @@ class _Connection:
             if not self._is_closed:
                 socket.send_fds(self._socket, [content], descriptors)
 
+    def tell(self, what: str, digest: Digest) -> None:
+        """Say something of a blob, but to a process of a version that does not know it: that would hang up."""
+        if what in self.understands:
+            self.send({"op": what, "blob": str(digest)})
+
     def tell_to_wait(self, number: int) -> None:
         """Say that what was asked for is still coming, but to a process of an older version: it would hang up."""
-        if self.understands_wait:
+        if "wait" in self.understands:
             self.send({"id": number, "wait": True})
 
     def close(self) -> None:

@@ -7,9 +7,11 @@ credential: then neither can see by the other what it could not have pulled.
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 
 from csi_oras.errors import AccessDeniedError, CsiOrasError, DigestMismatchError, UnauthenticatedError
 from csi_oras.lazy.blob import LazyBlob, Parts, Shown
+from csi_oras.lazy.unproven import Rejection
 from csi_oras.oci.chunk_index import BlobIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
@@ -25,8 +27,17 @@ Connect = Callable[[], tuple[RepositoryClient, str]]
 class LazyTree:
     """The blobs of one lazy artifact, and the repository that they come from."""
 
-    def __init__(self, artifact: LazyArtifact, connect: Connect, parts: Parts) -> None:
-        """Ask for bytes by what `connect` returns, anew when the credential is refused."""
+    def __init__(
+        self,
+        artifact: LazyArtifact,
+        connect: Connect,
+        parts: Parts,
+        remember: Callable[[Digest, str], None] = lambda _digest, _path: None,
+    ) -> None:
+        """Ask for bytes by what `connect` returns, anew when the credential is refused.
+
+        `remember` keeps of which files bytes are shown that nothing has proven.
+        """
         self.artifact = artifact
         self.connect = connect
         self._lock = threading.Lock()
@@ -35,7 +46,8 @@ class LazyTree:
         index = artifact.index
         blobs = {entry.blob.digest: entry.blob for entry in artifact.plan.entries}
         self._blobs = {
-            digest: LazyBlob(blob, parts, index=index.find(blob) if index else None) for digest, blob in blobs.items()
+            digest: LazyBlob(blob, parts, index=index.find(blob) if index else None, remember=partial(remember, digest))
+            for digest, blob in blobs.items()
         }
 
     @property
@@ -79,6 +91,10 @@ class LazyTree:
         with suppress(CsiOrasError):  # whoever reads them will hear of it
             yield from self._blobs[digest].advance(self._opened(), start, end)
 
+    def shows(self, digest: Digest) -> bool:
+        """Say whether a file of the tree is made of a blob."""
+        return digest in self._blobs
+
     def has(self, digest: Digest, start: int, end: int) -> bool:
         """Say whether a blob of the tree has such bytes."""
         blob = self._blobs.get(digest)
@@ -100,9 +116,36 @@ class LazyTree:
         """Return the blobs of which nothing may be shown any more."""
         return [digest for digest, blob in self._blobs.items() if blob.poison]
 
+    def inherit(self, paths: Iterable[tuple[Digest, str]]) -> None:
+        """Take over what a former process has shown of blobs that nothing had proven, and of which files."""
+        for digest, path in paths:
+            if blob := self._blobs.get(digest):
+                blob.unproven.inherit(path, blob.blob.size)
+
+    def doubtful(self) -> list[Digest]:
+        """Return the blobs of which something was shown that nobody can look at any more."""
+        return [digest for digest, blob in self._blobs.items() if blob.unproven.is_lost]
+
+    def gone(self) -> list[Digest]:
+        """Return the blobs that were shown whole and have been set aside since."""
+        return [digest for digest, blob in self._blobs.items() if blob.has_gone]
+
+    def reject(self, digest: Digest, rejection: Rejection) -> None:
+        """Hear of bytes of a file that were found to be wrong."""
+        if blob := self._blobs.get(digest):
+            blob.unproven.reject(rejection)
+
+    def settle(self) -> None:
+        """Hold what was shown without a proof against what is whole by now."""
+        for blob in self._blobs.values():
+            if blob.unproven:
+                blob.settle()
+
     def close(self) -> None:
         """Want nothing more; what is there of unfinished blobs stays for the next."""
         self._is_wanted = False
+        for blob in self._blobs.values():
+            blob.unproven.forget()
 
     def _opened(self) -> Asker:
         with self._lock:

@@ -12,6 +12,7 @@ from csi_oras.lazy.blob import Parts, Proof
 from csi_oras.lazy.kept import KeptTree, KeptTrees
 from csi_oras.lazy.tree import Connect as TreeConnect
 from csi_oras.lazy.tree import LazyTree
+from csi_oras.lazy.unproven import Rejection
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.oci.digest import Digest
 from csi_oras.oci.reference import Repository
@@ -30,7 +31,7 @@ Connect = Callable[[Repository, Credential | None], tuple[RepositoryClient, str]
 FindHints = Callable[[RepositoryClient, Digest], FoundIndexes]
 """Asks a repository what is said of the chunks of an artifact."""
 Listener = Callable[[LazyTree, Digest], None]
-"""Hears of a blob that turned out to be wrong, and of a tree that has shown it."""
+"""Hears of a blob that turned out to be wrong, or is another file by now, and of a tree that has shown it."""
 
 
 class LazyTrees:
@@ -43,15 +44,20 @@ class LazyTrees:
         self._whole: queue.SimpleQueue[Descriptor] = queue.SimpleQueue()
         self._leases = leases
         self._connect = connect
-        self._parts = replace(parts, observe=self._observe)
+        self._parts = replace(parts, observe=self._observe, reject=self._reject)
         self._count = parts.observe
         self._listeners: list[Listener] = []
+        self._replaced: list[Listener] = []
         self._lock = threading.Lock()
         self._trees: dict[str, LazyTree] = {}
 
     def listen(self, listener: Listener) -> None:
         """Tell `listener` of blobs that are found to be wrong."""
         self._listeners.append(listener)
+
+    def listen_replaced(self, listener: Listener) -> None:
+        """Tell `listener` of blobs whose bytes are in another file than the one that they were shown from."""
+        self._replaced.append(listener)
 
     def whole(self) -> Iterator[Descriptor]:
         """Yield the blobs that have come whole since this was asked last, and that no chunk index was there for."""
@@ -63,6 +69,8 @@ class LazyTrees:
         self._count(blob, proof)
         if proof is Proof.WHOLE and any(tree.lacks_index(blob) for tree in self.all()):
             self._whole.put(blob)
+        if proof is Proof.REPLACED:
+            self.replace(blob.digest)
         if proof is not Proof.POISONED:
             return
         for tree in self.all():
@@ -70,6 +78,23 @@ class LazyTrees:
                 self.kept.add_poisoned(tree.artifact.tree, blob.digest)
                 for listener in self._listeners:
                     listener(tree, blob.digest)
+
+    def replace(self, digest: Digest) -> set[str]:
+        """Have nobody read on in a file that was a blob's, and return the names of the trees that show it."""
+        trees = [tree for tree in self.all() if tree.shows(digest)]
+        for tree in trees:
+            for listener in self._replaced:
+                listener(tree, digest)
+        return {tree.artifact.tree for tree in trees}
+
+    def settle(self) -> None:
+        """Hold what was shown without a proof against what is whole by now, whoever brought it."""
+        for tree in self.all():
+            tree.settle()
+
+    def _reject(self, blob: Descriptor, rejection: Rejection) -> None:
+        for tree in self.all():
+            tree.reject(blob.digest, rejection)
 
     def open(self, artifact: LazyArtifact, credential: Credential | None) -> LazyTree:
         """Return the tree of an artifact, held from now on; `credential` is what the volume brought.
@@ -81,6 +106,8 @@ class LazyTrees:
         if tree := self.find(name):
             self.kept.renew(name, credential)
             tree.renew(self._connection(artifact, credential))
+            for digest in tree.gone():
+                self.replace(digest)
             return tree
         self.kept.save(KeptTree(artifact=artifact, credential=credential))
         tree = self._add(artifact, credential)
@@ -126,13 +153,16 @@ class LazyTrees:
         """
         for kept in self.kept.all():
             try:
-                self._add(kept.artifact, kept.credential).poison(kept.poisoned)
+                tree = self._add(kept.artifact, kept.credential)
+                tree.poison(kept.poisoned)
+                tree.inherit(kept.unproven)
             except CsiOrasError as error:
                 logger.error("a lazy volume is not served", tree=kept.artifact.tree, cause=error.message)
         self._leases.of_lazy_only(self.kept.names())
 
     def _add(self, artifact: LazyArtifact, credential: Credential | None) -> LazyTree:
-        tree = LazyTree(artifact, self._connection(artifact, credential), self._parts)
+        remember = partial(self.kept.add_unproven, artifact.tree)
+        tree = LazyTree(artifact, self._connection(artifact, credential), self._parts, remember)
         with self._lock:
             self._trees[artifact.tree] = tree
         plan = artifact.plan

@@ -41,6 +41,10 @@ class Extents:
         """Say whether all bytes from `start` up to `end` are there."""
         return start >= end or self.around(start)[1] >= end
 
+    def meets(self, start: int, end: int) -> bool:
+        """Say whether any byte from `start` up to `end` is there."""
+        return any(left < end and start < right for left, right in self.intervals)
+
     def remove(self, start: int, end: int) -> None:
         """Count the bytes from `start` up to `end` out."""
         if start >= end:

@@ -58,17 +58,21 @@ class Ingest:
         return None
 
     def _load(self) -> Extents:
+        with suppress(FileNotFoundError):
+            self.resumed = os.stat(self._extents_path).st_mtime
+            self._is_kept = True
+        return self.there(self.path, self.descriptor, self.blob.size)
+
+    @staticmethod
+    def there(path: str, descriptor: int, size: int) -> Extents:
+        """Return what is noted as there of the ingest at `path`, which is open, of a blob of `size` bytes."""
         extents = Extents()
         try:
-            with open(self._extents_path) as file:
-                self.resumed = os.fstat(file.fileno()).st_mtime
+            with open(_extents_path(path)) as file:
                 lines = file.read().split("\n")[:-1]  # a torn last line is no extent
-        except FileNotFoundError:
+        except (FileNotFoundError, UnicodeDecodeError):
             return extents
-        except UnicodeDecodeError:
-            lines = []
-        self._is_kept = True
-        there = min(os.fstat(self.descriptor).st_size, self.blob.size)
+        there = min(os.fstat(descriptor).st_size, size)
         for line in lines:
             start, _, end = line.partition(" ")
             if start.isdigit() and end.isdigit():
@@ -77,7 +81,7 @@ class Ingest:
 
     @property
     def _extents_path(self) -> str:
-        return f"{self.path}.extents"
+        return _extents_path(self.path)
 
     def write(self, view: memoryview, offset: int) -> None:
         """Put bytes where they belong.
@@ -204,6 +208,10 @@ class Ingest:
     def close(self) -> None:
         """Let go of the file; its bytes stay for the next attempt."""
         os.close(self.descriptor)
+
+
+def _extents_path(path: str) -> str:
+    return f"{path}.extents"
 
 
 def _replaced(path: str) -> int:

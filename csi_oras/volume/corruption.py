@@ -5,7 +5,7 @@ shows any more is freed.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from csi_oras.errors import InvalidRequestError
@@ -37,14 +37,17 @@ class CorruptionReports:
         records: VolumeRecords,
         kubelet_dir: Path,
         trees: Path,
+        replace: Callable[[Digest], set[str]],
         notices: Notices,
         metrics: Metrics,
     ) -> None:
+        """Have `replace` take what has rotted from under lazy volumes; it returns the names of their trees."""
         self._quarantine = quarantine
         self._catalogue = catalogue
         self._records = records
         self._kubelet_dir = kubelet_dir
         self._trees = trees
+        self._replace = replace
         self._notices = notices
         self._metrics = metrics
         self._told: set[str] = set()
@@ -91,10 +94,13 @@ class CorruptionReports:
             self._notices.poisoned(_pod(volume), reference, str(digest))
 
     def _volumes(self, corruption: Corruption) -> Iterator[VolumeRecord]:
-        """Yield the records of volumes that still show something that has rotted."""
+        """Yield the records of volumes that still show something that has rotted, or have shown it lazily."""
+        lazy = self._replace(corruption.digest) if corruption.kind == "blob" else set()
         if corruption.trees:
             mounted = shown_quarantined(self._trees)
             yield from self._mounted_at(set().union(*(mounted.get(tree, ()) for tree in corruption.trees)))
+        if lazy:
+            yield from self._mounted_at({mount.target for mount in fuse.mounts() if mount.tree in lazy})
 
     def _mounted_at(self, places: Iterable[str]) -> Iterator[VolumeRecord]:
         targets = set()

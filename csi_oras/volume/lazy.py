@@ -22,6 +22,7 @@ from csi_oras.mount.bind import unbind
 from csi_oras.mount.target import Target
 from csi_oras.mounter.client import Mounter
 from csi_oras.oci.descriptor import Descriptor
+from csi_oras.oci.digest import Digest
 from csi_oras.registry.credentials import Credential
 from csi_oras.telemetry.logs import logger
 from csi_oras.transfer.request import LazyArtifact
@@ -198,6 +199,14 @@ class LazyVolumes:
             mounted = {mount.tree for mount in fuse.mounts()}
             for name in (mounted & self._trees.kept.names()) - self._devices.keys():
                 logger.error("a lazy volume is dead, for nobody held it any more; its pod has to begin anew", tree=name)
+
+    def replace(self, digest: Digest) -> set[str]:
+        """Have nobody read on in a file that was a blob's, and return the names of the trees that show it."""
+        return self._trees.replace(digest)
+
+    def settle(self) -> None:
+        """Hold what was shown without a proof against what is whole by now."""
+        self._trees.settle()
 
     def index(self, make: Callable[[Descriptor], object]) -> None:
         """Have `make` make a chunk index of each blob that has come whole, and had none."""
