@@ -3,6 +3,8 @@
 import errno
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from tests.support.lazy_node import MIB, PIECES, LazyNode
 from tests.support.outside import Outside
 from tests.support.planted import planted
 from tests.support.pods import Held, wait_for
+from tests.support.rot import rot
 from tests.support.small_disk import small_disk
 
 pytestmark = [pytest.mark.needs("root", "fuse"), pytest.mark.timeout(180)]
@@ -164,6 +167,49 @@ def test_wrong_bytes_without_an_index_are_an_error_from_when_it_is_known_on(node
     again = node.show(reference)
     assert (again / "model").read_bytes() == CONTENT
     node.hide(again)
+
+
+def test_lie_that_was_shown_before_the_driver_was_killed_is_an_error_when_the_truth_has_come(
+    node: LazyNode, fake: FakeRegistry
+) -> None:
+    """The next driver knows nothing of it but what the one before it has kept."""
+    held, lies = Held(), True
+
+    def lie(request: Request, answer: Answer) -> Answer:
+        if not request.headers.get("Range", "").startswith("bytes=0-"):
+            return held(request, answer)
+        return flipped(request, answer) if lies else answer
+
+    fake.bend(BLOB, lie)
+    model = node.show(fake.artifact("t/x", [LAYER]), "volume", **pod_context()) / "model"
+    with model.open("rb", buffering=0) as file:
+        assert os.pread(file.fileno(), 4096, 0) != CONTENT[:4096]
+    node.kill()
+    lies = False
+    held.release()
+    node.start()
+    part(model, 9 * MIB)
+    wait_for(lambda: bool(node.metrics().get('csi_oras_lazy_proofs_total{outcome="poisoned"}')))
+    with pytest.raises(OSError, match=_EIO):
+        model.read_bytes()
+    assert '"volume"' in next(line for line in node.log.splitlines() if "sent other bytes than a manifest" in line)
+    assert sha256(CONTENT) in Outside(node.state).blobs()
+    node.hide(model.parent)
+
+
+def test_what_has_rotted_is_read_anew_and_told_to_the_pod(node: LazyNode, fake: FakeRegistry) -> None:
+    reference = fake.artifact("t/x", [LAYER])
+    model = node.show(reference, "volume", **pod_context()) / "model"
+    assert model.read_bytes() == CONTENT
+    wait_for(lambda: sha256(CONTENT) in Outside(node.state).blobs())
+    rot(node.state / "blobs" / sha256(CONTENT).replace(":", "/"))
+    command = [sys.executable, "-m", "csi_oras", "store", "verify", "--state-dir", str(node.state)]
+    assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 1
+    again = node.show(reference, "another")
+    assert (again / "model").read_bytes() == CONTENT  # of the same process
+    assert model.read_bytes() == CONTENT
+    wait_for(lambda: any("was corrupt" in line and '"volume"' in line for line in node.log.splitlines()))
+    node.hide(again, model.parent)
 
 
 def test_index_that_is_but_a_hint_and_lies_keeps_no_volume_from_being_read(node: LazyNode, fake: FakeRegistry) -> None:

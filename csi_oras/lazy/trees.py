@@ -110,7 +110,8 @@ class LazyTrees:
                 self.replace(digest)
             return tree
         self.kept.save(KeptTree(artifact=artifact, credential=credential))
-        tree = self._add(artifact, credential)
+        tree = self._make(artifact, credential)
+        self._add(tree)
         if any(map(tree.lacks_index, tree.blobs())):
             self._turns.submit(tree.registry, tree, partial(self._hint, tree))  # nobody waits for it
         return tree
@@ -153,22 +154,24 @@ class LazyTrees:
         """
         for kept in self.kept.all():
             try:
-                tree = self._add(kept.artifact, kept.credential)
+                tree = self._make(kept.artifact, kept.credential)
                 tree.poison(kept.poisoned)
                 tree.inherit(kept.unproven)
+                self._add(tree)
             except CsiOrasError as error:
                 logger.error("a lazy volume is not served", tree=kept.artifact.tree, cause=error.message)
         self._leases.of_lazy_only(self.kept.names())
 
-    def _add(self, artifact: LazyArtifact, credential: Credential | None) -> LazyTree:
+    def _make(self, artifact: LazyArtifact, credential: Credential | None) -> LazyTree:
         remember = partial(self.kept.add_unproven, artifact.tree)
-        tree = LazyTree(artifact, self._connection(artifact, credential), self._parts, remember)
-        with self._lock:
-            self._trees[artifact.tree] = tree
-        plan = artifact.plan
+        return LazyTree(artifact, self._connection(artifact, credential), self._parts, remember)
+
+    def _add(self, tree: LazyTree) -> None:
+        artifact, plan = tree.artifact, tree.artifact.plan
         digests = [artifact.artifact, plan.digest, *(entry.blob.digest for entry in plan.entries)]
         self._leases.of_lazy(artifact.tree, digests)
-        return tree
+        with self._lock:
+            self._trees[artifact.tree] = tree
 
     def _connection(self, artifact: LazyArtifact, credential: Credential | None) -> TreeConnect:
         return partial(self._connect, artifact.reference.repository, credential)
