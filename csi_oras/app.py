@@ -11,8 +11,9 @@ from pathlib import Path
 import csi_oras
 from csi_oras import config, in_force
 from csi_oras.errors import StoreBrokenError
-from csi_oras.lazy.blob import Parts, Proof
+from csi_oras.lazy.blob import Parts
 from csi_oras.lazy.kept import KeptTrees
+from csi_oras.lazy.proofs import Proof
 from csi_oras.lazy.server import LazyServer
 from csi_oras.lazy.trees import LazyTrees
 from csi_oras.mount import fuse

@@ -13,7 +13,7 @@ import pytest
 from csi_oras.errors import ArtifactNotFoundError, DigestMismatchError, RegistryUnavailableError
 from csi_oras.fuse import tree as fuse_tree
 from csi_oras.lazy import patience
-from csi_oras.lazy.blob import Proof
+from csi_oras.lazy.proofs import Proof
 from csi_oras.oci.digest import Digest
 from csi_oras.transfer import lazily
 from tests.support.artifacts import Layer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from csi_oras.errors import DigestMismatchError
-from csi_oras.lazy.blob import Proof
+from csi_oras.lazy.proofs import Proof
 from csi_oras.lazy.tree import LazyTree
 from csi_oras.oci.digest import Digest
 from tests.support.artifacts import Layer

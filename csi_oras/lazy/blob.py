@@ -6,25 +6,23 @@ the store is shown only to who was seen to read it in his own repository, as eve
 credential, only to who was seen to read some of it with his own.
 """
 
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 from csi_oras.errors import CsiOrasError, DigestMismatchError, RegistryUnavailableError, UnwantedError
 from csi_oras.lazy.patience import Patience
+from csi_oras.lazy.proofs import BeliedError, ChunkProofs, Proof
 from csi_oras.lazy.sources import Sources
 from csi_oras.lazy.unproven import Rejection, Unproven, Verdict
-from csi_oras.oci.chunk_index import CHUNK_BYTES, BlobIndex, Chunk
+from csi_oras.oci.chunk_index import CHUNK_BYTES, BlobIndex
 from csi_oras.oci.descriptor import Descriptor
 from csi_oras.store.content import ContentStore
-from csi_oras.store.extents import Extents
 from csi_oras.store.grants import Grants
 from csi_oras.store.ingest import Ingest
 from csi_oras.transfer.asker import Asker
@@ -35,16 +33,6 @@ from csi_oras.transfer.ranges import EndedError, RangedFetch
 _LOOK_SECONDS, _PAUSE_SECONDS = 0.2, 1.0
 _AHEAD_BYTES, _AHEAD_SECONDS = 4 << 20, 10.0
 """How often a reader hears how far his read-ahead has come, and what may take longer is his to ask for."""
-
-
-class Proof(StrEnum):
-    """What happens to a chunk that is held against an index, and to a blob when it is whole."""
-
-    VERIFIED = "verified"
-    REJECTED = "rejected"
-    WHOLE = "whole"
-    REPLACED = "replaced"
-    POISONED = "poisoned"
 
 
 class Shown(NamedTuple):
@@ -90,16 +78,9 @@ class LazyBlob:
         self.blob = blob
         self._parts = parts
         self._sources = Sources(blob, parts.fetcher, self._condemn)
-        self._index = index
-        self._is_hint = False
+        self._proofs = ChunkProofs(blob, index, parts.observe, parts.reject) if index else None
         self._clock = clock
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._proving: set[int] = set()
-        """Where chunks begin that somebody proves."""
-        self._proven = Extents()
-        self._inode = 0
-        """The file of which `_proven` speaks."""
         self._only_whole = False
         self._whole_inode = 0
         """The file of the store that was shown."""
@@ -198,13 +179,13 @@ class LazyBlob:
 
     def hint(self, index: BlobIndex) -> None:
         """Prove chunks by what is nobody's word, where there is nothing better, until a registry contradicts it."""
-        if self._index is None:
-            self._index, self._is_hint = index, True
+        if self._proofs is None:
+            self._proofs = ChunkProofs(self.blob, index, self._parts.observe, self._parts.reject, is_hint=True)
 
     @property
     def is_unproven(self) -> bool:
         """Whether only the whole can prove it, and has not yet, or an index that is but a hint."""
-        return self.blob.size > CHUNK_BYTES and (self._index is None or self._is_hint)
+        return self.blob.size > CHUNK_BYTES and (self._proofs is None or self._proofs.is_hint)
 
     def _ended(self, done: Future[bool]) -> None:
         if done.exception() is None:
@@ -240,9 +221,8 @@ class LazyBlob:
     @property
     def _has_proof(self) -> bool:
         """Whether nothing was shown but by an index that is to be believed, and that does not belie the digest."""
-        with self._lock:
-            is_all = self._proven.covers(0, self.blob.size)
-        return self._index is not None and not self._is_hint and not self.unproven and not is_all
+        proofs = self._proofs
+        return proofs is not None and not (proofs.is_hint or proofs.is_complete or self.unproven)
 
     def _opened(self, asker: Asker, job: BlobJob, done: Future[bool], patience: Patience) -> RangedFetch | None:
         """Return what can be read before it is whole, None where nothing can, or not in time, or the job has ended."""
@@ -267,72 +247,23 @@ class LazyBlob:
 
     def _cover(self, asker: Asker, ingest: Ingest, ranged: RangedFetch, start: int, end: int) -> tuple[int, int]:
         """Fetch and prove some bytes, and return from where and up to where all is."""
-        first = start - start % self._chunk_bytes
-        last = min(end + -end % self._chunk_bytes, self.blob.size)
-        index = self._index
-        if index is None and 0 < ingest.resumed < _booted():
+        proofs, size = self._proofs, self._chunk_bytes
+        first, last = start - start % size, min(end + -end % size, self.blob.size)
+        if proofs is None and 0 < ingest.resumed < _booted():
             self._only_whole = True  # power may have been cut before bytes were written that are noted as there
             raise EndedError
         ranged.cover(first, last, asker.client)
-        if index is None:
+        try:
+            if proofs:
+                return proofs.prove(asker.client, ingest, ranged, first, last)
             return self.unproven.note(ingest, first)
-        self._forget_other_file(ingest)
-        for chunk in index.chunks(first, last):
-            self._prove(asker, ingest, ranged, chunk)
-        with self._lock:
-            return self._proven.around(first)
+        except BeliedError:
+            self._only_whole = True
+            raise
 
     @property
     def _chunk_bytes(self) -> int:
-        return self._index.chunk_bytes if self._index else CHUNK_BYTES
-
-    def _forget_other_file(self, ingest: Ingest) -> None:
-        inode = os.fstat(ingest.descriptor).st_ino
-        with self._lock:
-            if inode != self._inode:
-                self._proven, self._inode = Extents(), inode
-
-    def _prove(self, asker: Asker, ingest: Ingest, ranged: RangedFetch, chunk: Chunk) -> None:
-        """Hold a chunk against the index, twice where it is wrong: what a crash has left may be, or a mirror's."""
-        with self._in_proof(chunk) as is_proven:
-            if not is_proven:
-                self._prove_now(asker, ingest, ranged, chunk)
-
-    @contextmanager
-    def _in_proof(self, chunk: Chunk) -> Iterator[bool]:
-        """Let only one at a time prove a chunk; say whether it is proven already."""
-        with self._changed:
-            self._changed.wait_for(lambda: chunk.start not in self._proving)
-            is_proven = self._proven.covers(chunk.start, chunk.end)
-            self._proving.add(chunk.start)
-        try:
-            yield is_proven
-        finally:
-            with self._changed:
-                self._proving.discard(chunk.start)
-                self._changed.notify_all()
-
-    def _prove_now(self, asker: Asker, ingest: Ingest, ranged: RangedFetch, chunk: Chunk) -> None:
-        for is_last in (False, True):
-            with ingest.view(chunk.start, chunk.end) as view:
-                is_right = chunk.matches(view)
-                sha256 = b"" if is_right else hashlib.sha256(view).digest()
-            self._parts.observe(self.blob, Proof.VERIFIED if is_right else Proof.REJECTED)
-            if is_right:
-                with self._lock:
-                    self._proven.add(chunk.start, chunk.end)
-                return
-            if is_last and self._is_hint:  # which of the two lies, only the whole can tell
-                self._only_whole = True
-                raise EndedError
-            ranged.reject(chunk.start, chunk.end)
-            inode = os.fstat(ingest.descriptor).st_ino
-            self._parts.reject(self.blob, Rejection(inode, chunk.start, chunk.end, sha256))
-            if is_last:
-                cause = f"bytes {chunk.start} to {chunk.end} are not those of the chunk index"
-                raise DigestMismatchError(f"blob {self.blob.digest}", cause, "they are asked for again")
-            asker.client.doubt_mirrors()
-            ranged.cover(chunk.start, chunk.end, asker.client)
+        return self._proofs.chunk_bytes if self._proofs else CHUNK_BYTES
 
 
 def _booted() -> float:

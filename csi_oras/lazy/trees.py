@@ -8,8 +8,9 @@ from dataclasses import replace
 from functools import partial
 
 from csi_oras.errors import CsiOrasError, NoSpaceError, StoreBrokenError
-from csi_oras.lazy.blob import Parts, Proof
+from csi_oras.lazy.blob import Parts
 from csi_oras.lazy.kept import KeptTree, KeptTrees
+from csi_oras.lazy.proofs import Proof
 from csi_oras.lazy.tree import Connect as TreeConnect
 from csi_oras.lazy.tree import LazyTree
 from csi_oras.lazy.unproven import Rejection

@@ -4,10 +4,11 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csi_oras import config
 from csi_oras.app import Application
-from csi_oras.lazy.blob import Proof, Shown
+from csi_oras.lazy.blob import Shown
 from csi_oras.lazy.tree import LazyTree
 from csi_oras.oci.chunk_index import BlobIndex, ChunkHasher, ChunkIndex
 from csi_oras.oci.descriptor import Descriptor
@@ -17,6 +18,9 @@ from csi_oras.telemetry.secrets import Secret
 from csi_oras.transfer.request import LazyArtifact, PulledArtifact, PullRequest
 from csi_oras.volume import attributes
 from tests.support.planted import planted
+
+if TYPE_CHECKING:
+    from csi_oras.lazy.proofs import Proof
 
 MIB = 1 << 20
 
