@@ -161,7 +161,7 @@ def test_several_writers_of_one_tag_end_with_every_result_kept(node: Driver, pus
         (target / name).write_bytes(name.encode())
     with ThreadPoolExecutor(len(writers)) as pool:
         list(pool.map(lambda name: node.unpublish(targets[name], volume_id=name), writers))
-    assert _waiting(node) == []
+    wait_for(lambda: _waiting(node) == [])  # whose first attempt was overtaken by five others may need another
     tags = json.loads(pusher.get(f"/v2/{repository}/tags/list")[1])["tags"]
     kept = [_read(node, f"{pusher.address}/{repository}:{tag}") for tag in tags]
     assert sorted(map(list, kept)) == [[name] for name in writers]

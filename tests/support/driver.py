@@ -66,6 +66,7 @@ class Driver:
         self.metrics_port = self._held.enter_context(held_port())
         self.mode = mode
         self.flags = flags
+        self._channels: list[grpc.Channel] = []
         self.environment = dict(environment or {})
         self.runner = runner  # a command that becomes the driver's
         self.process: subprocess.Popen[bytes] | None = None
@@ -96,8 +97,8 @@ class Driver:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self.environment},
             )
-        # it goes with the last call on it: gRPC crashes where a channel is closed under the calls of other threads
         channel = grpc.insecure_channel(f"unix:{self.socket}", options=_AT_ONCE)
+        self._channels.append(channel)
         heard = grpc.intercept_channel(channel, outputs.Listener())
         self.identity = csi_pb2_grpc.IdentityStub(heard)
         self.node = csi_pb2_grpc.NodeStub(heard)
@@ -157,6 +158,8 @@ class Driver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        for channel in self._channels:  # not sooner: gRPC crashes where one is closed under the calls of other threads
+            channel.close()
         self.unmount_all()
         self.end_mounter()
         self._held.close()
