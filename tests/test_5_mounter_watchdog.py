@@ -81,14 +81,21 @@ def assert_unchanged(mounter: RunningMounter, before: Mapping[str, Process], *nu
     assert [after[name_of(number)] for number in numbers] == [before[name_of(number)] for number in numbers]
 
 
-def test_reader_of_a_process_that_hangs_is_served_by_the_next(
+def stopped_in_mid_read(
     mounter: RunningMounter, driver: HoldingDriver, read: Callable[[Path], Reader]
-) -> None:
+) -> tuple[Path, Reader, int]:
+    """Return a file, a reader who waits for it, and the process that was stopped when it had taken his request."""
     file = served(driver, 1)
     driver.files.goes_on.clear()
     reader = read(file)
     driver.files.wait_for("need")
-    stopped = stop(mounter, 1)
+    return file, reader, stop(mounter, 1)
+
+
+def test_reader_of_a_process_that_hangs_is_served_by_the_next(
+    mounter: RunningMounter, driver: HoldingDriver, read: Callable[[Path], Reader]
+) -> None:
+    _, reader, stopped = stopped_in_mid_read(mounter, driver, read)
     wait_for_successor(mounter, 1, stopped)
     driver.files.goes_on.set()
     assert content_of(reader) == b"1" + CONTENT
@@ -98,11 +105,7 @@ def test_reader_of_a_process_that_hangs_is_served_by_the_next(
 def test_reader_that_was_killed_is_gone_when_the_process_that_hangs_is(
     mounter: RunningMounter, driver: HoldingDriver, read: Callable[[Path], Reader]
 ) -> None:
-    file = served(driver, 1)
-    driver.files.goes_on.clear()
-    reader = read(file)
-    driver.files.wait_for("need")
-    stopped = stop(mounter, 1)
+    file, reader, stopped = stopped_in_mid_read(mounter, driver, read)
     reader.kill()
     with pytest.raises(subprocess.TimeoutExpired):
         reader.wait(_LOOK_SECONDS)  # the kernel keeps it, for it waits for who has taken its request

@@ -3,10 +3,8 @@
 import os
 import re
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -22,21 +20,9 @@ from tests.support.fake_server import Answer, Request, status
 from tests.support.lazies import MIB, Lazies, index_of, read
 from tests.support.pods import Held, wait_for
 
+pytest_plugins = ["tests.support.fake_fixtures", "tests.support.lazy_fixtures"]
 LARGE = os.urandom(24 * MIB)
 DIGEST = Digest.of(LARGE)
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
-
-
-@pytest.fixture
-def lazies(short_path: Path) -> Iterator[Lazies]:
-    made = Lazies(short_path)
-    yield made
-    made.close()
 
 
 def ranges(fake: FakeRegistry) -> list[tuple[int, int]]:

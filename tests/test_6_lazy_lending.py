@@ -23,19 +23,13 @@ from tests.support.planted import planted
 from tests.support.pods import PROOF_BYTES, asked_for, fetched, wait_for
 from tests.support.private_registry import PASSWORD, USER, bcrypt, private_registry
 
+pytest_plugins = ["tests.support.lazy_fixtures"]
 LARGE = os.urandom(24 * MIB)
 DIGEST = Digest.of(LARGE)
 LAYER = Layer(content=LARGE, title="model")
 INDEX = index_of(LARGE)
 ALICE, BOB = credential_of("alice", "alice-knows"), credential_of("bob", "bob-knows")
 MALLORY = credential_of("alice", "mallory-guesses")
-
-
-@pytest.fixture
-def lazies(short_path: Path) -> Iterator[Lazies]:
-    made = Lazies(short_path)
-    yield made
-    made.close()
 
 
 class Shared(FakeRegistry):
@@ -107,6 +101,13 @@ def in_background(tree: LazyTree, place: int) -> Iterator[list[bytes]]:
         found.append(reading.result(60))
 
 
+def begun_by_alice(lazies: Lazies, shared: Shared) -> tuple[LazyTree, LazyTree]:
+    """Open a tree for Alice, who has read some of it, and one for Bob."""
+    first, second = (lazies.open(shared.reference, INDEX, who) for who in (ALICE, BOB))
+    part(first, 0)
+    return first, second
+
+
 @pytest.mark.parametrize("index", [INDEX, None], ids=["index", "no index"])
 def test_second_reads_while_it_comes_for_the_first(lazies: Lazies, shared: Shared, index: object) -> None:
     known = INDEX if index else None
@@ -141,8 +142,7 @@ def test_second_that_is_refused_gets_nothing(lazies: Lazies, shared: Shared) -> 
 
 
 def test_another_credential_of_the_second_has_to_prove_itself(lazies: Lazies, shared: Shared) -> None:
-    first, second = (lazies.open(shared.reference, INDEX, who) for who in (ALICE, BOB))
-    part(first, 0)
+    _, second = begun_by_alice(lazies, shared)
     shared.held()
     assert part(second, 0) == truth(0)
     lazies.connect(second, MALLORY)
@@ -154,8 +154,7 @@ def test_another_credential_of_the_second_has_to_prove_itself(lazies: Lazies, sh
 
 
 def test_first_that_is_refused_is_no_error_of_the_second(lazies: Lazies, shared: Shared) -> None:
-    first, second = (lazies.open(shared.reference, INDEX, who) for who in (ALICE, BOB))
-    part(first, 0)
+    first, second = begun_by_alice(lazies, shared)
     (held, *_) = shared.held()
     with in_background(second, held + 3 * MIB) as found:
         wait_for(lambda: shared.proofs("bob") == 1)
@@ -173,8 +172,7 @@ def test_first_that_is_refused_is_no_error_of_the_second(lazies: Lazies, shared:
 
 
 def test_second_goes_on_when_the_first_is_unmounted(lazies: Lazies, shared: Shared) -> None:
-    first, second = (lazies.open(shared.reference, INDEX, who) for who in (ALICE, BOB))
-    part(first, 0)
+    first, second = begun_by_alice(lazies, shared)
     shared.held()
     assert part(second, 0) == truth(0)
     lazies.trees.close(first.artifact.tree)

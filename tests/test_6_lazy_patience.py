@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from tests.support.gate import Gate
 from tests.support.lazies import MIB, Lazies, credential_of, index_of, read
 from tests.support.pods import wait_for
 
+pytest_plugins = ["tests.support.lazy_fixtures"]
 LARGE, SMALL = os.urandom(24 * MIB), os.urandom(4 * MIB)
 _STEP_BYTES = 640 << 10
 """What a gate lets through at a time, more than is counted at once."""
@@ -102,13 +102,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(lazy_tree, "LazyBlob", partial(LazyBlob, clock=made))
     return made
-
-
-@pytest.fixture
-def lazies(short_path: Path) -> Iterator[Lazies]:
-    made = Lazies(short_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture(params=[LARGE, SMALL], ids=["no ranges", "a small blob"])

@@ -18,6 +18,7 @@ from tests.support.fake_server import Answer, Request
 from tests.support.lazies import MIB, Lazies, index_of, read
 from tests.support.pods import asked_for, wait_for
 
+pytest_plugins = ["tests.support.lazy_fixtures"]
 LARGE = os.urandom(24 * MIB)
 DIGEST = Digest.of(LARGE)
 INDEX = index_of(LARGE)
@@ -52,13 +53,6 @@ def liar() -> Iterator[Liar]:
     with Liar() as running:
         yield running
         running.goes_on.set()
-
-
-@pytest.fixture
-def lazies(short_path: Path) -> Iterator[Lazies]:
-    made = Lazies(short_path)
-    yield made
-    made.close()
 
 
 def shows_a_lie(tree: LazyTree) -> bool:

@@ -85,7 +85,8 @@ class Blobs:
 
     def drop(self, blob: Digest) -> None:
         """Read nothing more of the file that was a blob's, and ask for it anew."""
-        self._forget(blob)
+        if opened := self._opened.pop(blob, None):
+            opened.close()
 
     def _cached(self, blob: Digest, start: int, end: int) -> memoryview | None:
         opened = self._opened.get(blob)
@@ -126,7 +127,7 @@ class Blobs:
             return None
         if len(content) == end - start:
             return content
-        self._forget(blob)
+        self.drop(blob)
         return None
 
     async def _asked(self, blob: Digest, start: int, end: int, still_coming: Callable[[], None]) -> Opened | None:
@@ -147,13 +148,13 @@ class Blobs:
             if blob in self._poisoned or (opened and opened.inode == answer.inode):
                 os.close(answer.descriptor)
             else:
-                self._forget(blob)
+                self.drop(blob)
                 opened = self._opened[blob] = Opened(answer.descriptor, answer.inode, self._means)
         if opened is None or opened.inode != answer.inode:
             return None
         opened.add(answer.start, answer.end)
         if len(self._opened) > _MOST_OPENED:
-            self._forget(next(iter(self._opened)))
+            self.drop(next(iter(self._opened)))
         return opened
 
     def _refuse_poisoned(self, blob: Digest) -> None:
@@ -161,10 +162,6 @@ class Blobs:
             raise DigestMismatchError(
                 f"blob {blob}", "is not what its digest says", "the artifact is to be pulled anew"
             )
-
-    def _forget(self, blob: Digest) -> None:
-        if opened := self._opened.pop(blob, None):
-            opened.close()
 
 
 async def _from_disk(opened: Opened, start: int, end: int) -> bytes:
