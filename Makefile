@@ -26,7 +26,7 @@ soak: setup ## kill the driver again and again under load (root), for SOAK_ROUND
 	@unshare --mount --propagation private $(BIN)/python -m tests.soak.workflows
 	@unshare --mount --propagation private $(BIN)/python -m tests.soak.lazy
 	@SOAK=1 unshare --mount --propagation private $(BIN)/python -m pytest -q -m soak tests
-	@CROWD_TIMES=4 unshare --mount --propagation private $(BIN)/python -m pytest -q tests/test_8_store_crowd.py
+	@CROWD_TIMES=8 unshare --mount --propagation private $(BIN)/python -m pytest -q tests/test_8_store_crowd.py
 
 bench: setup ## measure against the peers that are on PATH; BENCH="--only far-blob" adds options
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -46,7 +46,8 @@ def test_wish_is_pulled_and_a_pod_then_asks_for_no_blob(
     wishes.set(reference, every="1h")
     with wishes.driver(short_path) as driver:
         wait_for_states(driver.state, {reference: "ready"})
-        assert rows(driver.state)[reference]["digest"] == sha256(manifest(layers))
+        row = rows(driver.state)[reference]
+        assert (row["state"], row["digest"]) == ("ready", sha256(manifest(layers)))
         asked = len(AccessLog(registry, repository).requests())
         volume = Volume(driver)
         volume.publish(reference=reference)
@@ -155,7 +156,7 @@ def test_failed_wish_keeps_what_it_has_and_is_tried_again(
             registry.stop()
             wait_for_states(driver.state, {reference: "failed"})
             row = rows(driver.state)[reference]
-            assert row["digest"] == digest
+            assert (row["state"], row["digest"]) == ("failed", digest)
             assert registry.address in row["error"]
             assert any(name == "csi_oras_prefetch_failures_total" for name in driver.metrics())
             collect(driver, wishes)

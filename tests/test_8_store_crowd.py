@@ -25,7 +25,7 @@ from tests.support.tars import tar
 
 pytestmark = pytest.mark.timeout(600)
 _TIMES = int(os.environ.get("CROWD_TIMES", "1"))
-_VOLUMES = 500 * _TIMES
+_VOLUMES = 250 * _TIMES
 _CLIENTS = 32
 _ARTIFACTS = 50
 _SHARED = b"in all of them" * 1000

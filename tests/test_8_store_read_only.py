@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.support.driver import Driver
 from tests.support.loop_disk import loop_disk
 
 pytestmark = pytest.mark.needs("root", "registry")
+_LOOKS = [("ls",), ("du",), ("verify",), ("gc", "--dry-run"), ("gc", "--all", "--dry-run"), ("prefetch",)]
 
 
 def _run(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,33 +54,29 @@ def broken(request: pytest.FixtureRequest, short_path: Path, disk: Path, referen
         yield reference
 
 
-@pytest.mark.parametrize(
-    "arguments", [("ls",), ("du",), ("verify",), ("gc", "--dry-run"), ("gc", "--all", "--dry-run"), ("prefetch",)]
-)
-def test_look_at_a_store_that_is_read_only_shows_it_and_says_so(
-    disk: Path, broken: str, arguments: tuple[str, ...]
-) -> None:
-    said = _run(disk, "store", *arguments, "--json")
+def test_look_at_a_store_that_is_read_only_shows_it_and_says_so(disk: Path, broken: str) -> None:
+    documents = {arguments: _look(disk, *arguments) for arguments in _LOOKS}
+    assert [row["references"] for row in documents["ls",]] == [[broken]]
+    verified = documents["verify",]
+    assert (verified["checked"], verified["corrupt"]) == (2, [])
+
+
+def _look(state: Path, *arguments: str) -> Any:
+    said = _run(state, "store", *arguments, "--json")
     assert said.returncode == 0, said.stderr
     assert said.stderr.count("\n") == 1
     assert "the store can only be looked at" in said.stderr
-    document = json.loads(said.stdout)
-    if arguments == ("ls",):
-        assert [row["references"] for row in document] == [[broken]]
-    if arguments == ("verify",):
-        assert (document["checked"], document["corrupt"]) == (2, [])
+    return json.loads(said.stdout)
 
 
 @pytest.mark.usefixtures("broken")
-@pytest.mark.parametrize("arguments", [("store", "gc"), ("pull", "127.0.0.1:1/a:v1")])
-def test_command_that_writes_to_a_store_that_is_read_only_says_so_in_a_sentence(
-    disk: Path, arguments: tuple[str, ...]
-) -> None:
-    said = _run(disk, *arguments)
-    assert said.returncode == 1
-    assert said.stderr.startswith("csi-oras: ")
-    assert said.stderr.count("\n") == 1
-    assert "read-only" in said.stderr.lower()
+def test_command_that_writes_to_a_store_that_is_read_only_says_so_in_a_sentence(disk: Path) -> None:
+    for arguments in (("store", "gc"), ("pull", "127.0.0.1:1/a:v1")):
+        said = _run(disk, *arguments)
+        assert said.returncode == 1
+        assert said.stderr.startswith("csi-oras: ")
+        assert said.stderr.count("\n") == 1
+        assert "read-only" in said.stderr.lower()
 
 
 def test_driver_does_not_start_on_a_store_that_is_read_only(short_path: Path, disk: Path, reference: str) -> None:

@@ -22,6 +22,8 @@ from tests.support.writers import POLICY, STEPS, Writer
 pytestmark = [pytest.mark.needs("root", "registry"), pytest.mark.timeout(400)]
 _LARGE_BYTES = 17 << 20
 """More than what goes in one chunk."""
+_ALWAYS = ("killed and restarted", "at a crawl until the pod has gone")
+"""What every run looks at; make soak does the rest."""
 
 
 @pytest.fixture
@@ -81,7 +83,13 @@ class Workflow:
         trouble.end(self._registry)
 
 
-@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(trouble, id=name, marks=[] if name in _ALWAYS else pytest.mark.soak)
+        for name, trouble in TROUBLES.items()
+    ],
+)
 def test_workflow_whose_registry_has_trouble_at_each_moment_of_each_step_loses_nothing(
     node: Driver, trouble: Trouble
 ) -> None:

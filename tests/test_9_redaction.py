@@ -16,6 +16,7 @@ from tests.support.driver import Driver, mount_capability, pod_context
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import Answer, Request, header, status
 from tests.support.planted import planted
+from tests.support.pods import wait_for
 from tests.support.providers import FakeProvider
 
 pytestmark = pytest.mark.needs("root")
@@ -173,6 +174,7 @@ def test_no_secret_comes_out_anywhere(short_path: Path, fake: FakeRegistry, log_
 def test_each_line_of_a_publish_says_which_volume_pod_and_reference(driver: Driver, fake: FakeRegistry) -> None:
     reference = fake.artifact("team/model", files(x=b"content"))
     target = driver.target()
+    wait_for(lambda: '"recovered"' in driver.log)  # what a driver says by itself after its start
     before = len(driver.log.splitlines())
     pod = pod_context(name="web-0", namespace="team-a")
     driver.node.NodePublishVolume(publish_request(target, volume_id="my-volume", reference=reference, **pod))

@@ -200,7 +200,7 @@ _PARTS = {
     "lazy": ["lazy-first", "lazy-reads", "lazy-memory"],
     "lazy-pulls": ["lazy-cold", "lazy-some"],
 }
-_ALWAYS = ("near", "push", "lazy")
+_ALWAYS = ("near",)
 """What every run looks at; make soak does the rest."""
 
 
