@@ -110,7 +110,7 @@ def test_readers_see_no_error_while_all_are_killed_by_chance(
 ) -> None:
     target = node.show(f"{pusher.address}/{reference}")
     chance, deaths = random.Random(11), 0  # noqa: S311 (moments, no secrets)
-    with Readers(target / "model", truth, seconds=10) as readers:
+    with Readers(target / "model", truth, seconds=6) as readers:
         while readers.are_at_it():
             node.wait_until_held()
             chance.choice([kill for kill, _ in DEATHS.values()])(node)

@@ -1,11 +1,13 @@
 """Outboxes of this process: volumes that are captured as a driver does, without one, and what becomes of them."""
 
+import json
 import os
 import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from csi_oras import config
 from csi_oras.app import Application
@@ -18,6 +20,8 @@ from csi_oras.store.writable import Base, WritableVolume, Writing
 from csi_oras.telemetry.events import Reason
 from csi_oras.transfer.request import PulledArtifact, PullRequest
 from csi_oras.volume import attributes
+from tests.support.artifacts import TITLE
+from tests.support.fake_registry import FakeRegistry
 
 Files = Mapping[str, bytes | None]
 """What a pod writes: contents by name, and None for what it removes."""
@@ -153,3 +157,20 @@ def kept(writing: Writing) -> dict[str, bytes]:
         for path in writing.upper.rglob("*")
         if path.is_file() and not path.is_symlink()
     }
+
+
+def document(fake: FakeRegistry, tag: str = "v1", repository: str = "t/out") -> dict[str, Any]:
+    """Return the manifest that a tag means."""
+    found: dict[str, Any] = json.loads(fake.manifests[repository][tag][0])
+    return found
+
+
+def titles(fake: FakeRegistry, tag: str = "v1", repository: str = "t/out") -> dict[str, bytes]:
+    """Return what an artifact holds by its titles."""
+    layers = document(fake, tag, repository)["layers"]
+    return {layer["annotations"][TITLE]: fake.blobs[repository][layer["digest"]] for layer in layers}
+
+
+def tags(fake: FakeRegistry, repository: str = "t/out") -> set[str]:
+    """Return the tags of a repository."""
+    return {tag for tag in fake.manifests.get(repository, {}) if ":" not in tag}
