@@ -20,23 +20,11 @@ from tests.support.outside import contents
 from tests.support.pods import wait_for
 from tests.support.rot import rot
 
-pytest_plugins = ["tests.support.fake_fixtures"]
+pytest_plugins = ["tests.support.fake_fixtures", "tests.support.outbox_fixtures"]
 pytestmark = pytest.mark.needs("root")  # who makes a whiteout has to be
 
 _LARGE = os.urandom(200_000)
 """Collection takes packed blobs from a certain size only."""
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Iterator[Outboxing]:
-    running = Outboxing(tmp_path / "node")
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def target(fake: FakeRegistry) -> str:
-    return f"{fake.address}/t/out:v1"
 
 
 @pytest.fixture

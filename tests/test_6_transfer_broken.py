@@ -14,6 +14,7 @@ from tests.support.driver import Driver
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import body, broken_off, header, status
 
+pytest_plugins = ["tests.support.fake_fixtures"]
 pytestmark = pytest.mark.needs("root")
 _MIB = 1 << 20
 
@@ -25,12 +26,6 @@ def ranging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     policy = directory / "policy.yaml"
     policy.write_text("pulls: {rangeBytes: 1Mi, parallelRanges: 4}\n")
     with Driver(directory, "--config", str(policy)) as running:
-        yield running
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
         yield running
 
 

@@ -23,6 +23,7 @@ from tests.support.providers import FakeProvider
 from tests.support.token_registry import TokenRegistry, token_registry
 from tests.support.volume import Volume
 
+pytest_plugins = ["tests.support.fake_fixtures"]
 pytestmark = pytest.mark.needs("root", "registry")
 _TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 _AUDIENCE = "registry.example"
@@ -38,12 +39,6 @@ def htpasswd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Distrib
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenRegistry]:
     with token_registry(tmp_path_factory.mktemp("tokens")) as running:
-        yield running
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
         yield running
 
 

@@ -18,6 +18,7 @@ from tests.support.fake_registry import FakeRegistry
 from tests.support.pods import Pods, wait_for
 from tests.support.pulling import Counted
 
+pytest_plugins = ["tests.support.fake_fixtures"]
 pytestmark = pytest.mark.needs("root")
 _MIB = 1 << 20
 _BLOBS, _RANGES = 2, 3
@@ -38,12 +39,6 @@ def pods(driver: Driver) -> Iterator[Pods]:
         running = Pods(driver, pool)
         yield running
         running.end()
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from tests.support.hosts import CertsD
 from tests.support.private_registry import PASSWORD, SECRET, USER, private_registry
 from tests.support.volume import Volume
 
+pytest_plugins = ["tests.support.fake_fixtures"]
 pytestmark = pytest.mark.needs("root", "registry")
 _MIB = 1 << 20
 Publish = Callable[..., Volume]
@@ -73,12 +74,6 @@ def cache(registry: Distribution, tmp_path_factory: pytest.TempPathFactory) -> I
     """A pull-through cache of the registry."""
     proxy = f"proxy: {{remoteurl: http://{registry.address}}}\n"
     with Distribution(tmp_path_factory.mktemp("cache"), proxy) as running:
-        yield running
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
         yield running
 
 

@@ -17,6 +17,8 @@ from tests.support.fake_registry import FakeRegistry
 from tests.support.pods import wait_for
 from tests.support.pulling import Counted, Pulling
 
+pytest_plugins = ["tests.support.fake_fixtures"]
+
 _MIB = 1 << 20
 _BLOBS, _RANGES = 2, 3
 _SLOTS = _BLOBS * _RANGES
@@ -28,12 +30,6 @@ def pulling(tmp_path: Path) -> Iterator[Pulling]:
     running = Pulling(tmp_path, f"rangeBytes: 1Mi, parallelBlobs: {_BLOBS}, parallelRanges: {_RANGES}")
     yield running
     running.close()
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
 
 
 @pytest.fixture

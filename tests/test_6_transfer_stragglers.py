@@ -18,6 +18,8 @@ from tests.support.hosts import CertsD
 from tests.support.pods import asked_for, drip
 from tests.support.volume import Volume
 
+pytest_plugins = ["tests.support.fake_fixtures"]
+
 _MIB = 1 << 20
 _CALL_SECONDS = 25
 """Less than the 30 s after which a connection that gives nothing at all is given up."""
@@ -145,12 +147,6 @@ def volume(short_path: Path, certs: CertsD) -> Iterator[Volume]:
         volume = Volume(driver)
         yield volume
         volume.unpublish()
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.support.stores import content_store
 from tests.support.volume import Volume
 
 pytestmark = pytest.mark.needs("root", "registry")
-pytest_plugins = ["tests.support.shared"]
+pytest_plugins = ["tests.support.fake_fixtures", "tests.support.shared"]
 _WRONG = {"username": "alice", "password": "wrong"}
 _BOB = {"username": "bob", "password": "of another registry"}
 
@@ -35,12 +35,6 @@ _BOB = {"username": "bob", "password": "of another registry"}
 @pytest.fixture(scope="module")
 def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Distribution, Pusher]]:
     with private_registry(tmp_path_factory.mktemp("private")) as running:
-        yield running
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
         yield running
 
 

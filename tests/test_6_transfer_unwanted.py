@@ -21,21 +21,11 @@ from tests.support.pods import Held, wait_for
 from tests.support.pulling import Clock, Counted, Pulling, drip
 from tests.support.stores import content_store
 
+pytest_plugins = ["tests.support.fake_fixtures"]
+
 _MIB = 1 << 20
 _POD, _OTHER = ("volume-1", "/target-1"), ("volume-2", "/target-2")
 _RANGES = 4
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
-
-
-@pytest.fixture
-def gate(fake: FakeRegistry) -> Iterator[Gate]:
-    with Gate(fake.address) as running:
-        yield running
 
 
 @pytest.fixture

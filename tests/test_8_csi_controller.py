@@ -1,7 +1,6 @@
 """The controller service: stateless, never pulls, and pins what a tag means now."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -18,7 +17,7 @@ from tests.support.planted import planted
 from tests.support.pods import Held, wait_for
 
 pytestmark = pytest.mark.needs("root")
-pytest_plugins = ["tests.support.shared"]
+pytest_plugins = ["tests.support.fake_fixtures", "tests.support.shared"]
 Code = grpc.StatusCode
 _Mode = csi_pb2.VolumeCapability.AccessMode
 _WRITER = _Mode(mode=SINGLE_NODE_WRITER)
@@ -26,12 +25,6 @@ _BLOCK = csi_pb2.VolumeCapability(block=csi_pb2.VolumeCapability.BlockVolume(), 
 _NO_TYPE = csi_pb2.VolumeCapability(access_mode=_WRITER)
 _READER = mount_capability(MULTI_NODE_READER_ONLY)
 _CLONE = csi_pb2.VolumeContentSource(volume=csi_pb2.VolumeContentSource.VolumeSource(volume_id="x"))
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tests.support.planted import planted
 from tests.support.volume import Volume
 
 pytestmark = pytest.mark.needs("root")
-pytest_plugins = ["tests.support.shared"]
+pytest_plugins = ["tests.support.fake_fixtures", "tests.support.shared"]
 Code = grpc.StatusCode
 _ESCAPES = "\x1b[2J\u202ereversed\u200b"
 
@@ -190,12 +190,6 @@ ROWS = [
         name="no HTTP at all", code=Code.UNAVAILABLE, prepare=lambda fake: fake.bend("/manifests/", raw(b"SSH-2.0-x\n"))
     ),
 ]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

@@ -19,20 +19,9 @@ from tests.support.pods import wait_for
 from tests.support.pulling import drip
 from tests.support.volume import Volume
 
+pytest_plugins = ["tests.support.fake_fixtures"]
 pytestmark = pytest.mark.needs("root")
 _MIB = 1 << 20
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
-
-
-@pytest.fixture
-def gate(fake: FakeRegistry) -> Iterator[Gate]:
-    with Gate(fake.address) as running:
-        yield running
 
 
 @pytest.fixture

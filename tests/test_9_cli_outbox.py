@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tests.support.outboxes import Outboxing, kept
 from tests.support.outside import contents
 from tests.support.pods import wait_for
 
+pytest_plugins = ["tests.support.outbox_fixtures"]
 pytestmark = pytest.mark.needs("registry", "root")
 
 
@@ -39,13 +39,6 @@ def document(state: Path, *arguments: str) -> Any:
     said = run(state, *arguments, "--json")
     assert said.count("\n") == 1
     return json.loads(said)
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Iterator[Outboxing]:
-    running = Outboxing(tmp_path / "node")
-    yield running
-    running.close()
 
 
 @pytest.fixture

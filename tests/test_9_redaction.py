@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -19,6 +18,7 @@ from tests.support.planted import planted
 from tests.support.pods import wait_for
 from tests.support.providers import FakeProvider
 
+pytest_plugins = ["tests.support.fake_fixtures"]
 pytestmark = pytest.mark.needs("root")
 
 PASSWORD, WRONG, TOKEN, POD_TOKEN = (planted(name) for name in ("password", "wrong", "token", "pod-token"))
@@ -34,12 +34,6 @@ configure = logs.configure
 logs.configure = lambda log_format, stream=None, level=logging.DEBUG: configure(log_format, stream, logging.DEBUG)
 logging.getLogger().setLevel(logging.DEBUG)
 """
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as running:
-        yield running
 
 
 class Collector:

@@ -12,12 +12,20 @@ from csi_oras.registry.transport import Transport
 from tests.support.fake_registry import FakeRegistry
 from tests.support.fake_server import FakeServer
 from tests.support.fakes import Connect
+from tests.support.gate import Gate
 
 
 @pytest.fixture
 def fake() -> Iterator[FakeRegistry]:
     """The registry that is asked."""
     with FakeRegistry() as running:
+        yield running
+
+
+@pytest.fixture
+def gate(fake: FakeRegistry) -> Iterator[Gate]:
+    """A proxy before it, which lets bodies through as far as a test says."""
+    with Gate(fake.address) as running:
         yield running
 
 
