@@ -30,6 +30,7 @@ from csi_oras.store.paths import StatePaths
 from csi_oras.store.removal import Remover
 from csi_oras.store.sharing import Share, Shares, measure, on_disk
 from csi_oras.store.trees import TreeStore
+from tests.support.descriptors import opened_below
 from tests.support.loop_disk import loop_disk
 
 _KEY = (Platform("linux", "amd64"), Selection().key)
@@ -106,8 +107,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 def sharing_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     with loop_disk(tmp_path / "disk", f"mkfs.{request.param}", "-q", mebibytes=_DISK_MEBIBYTES):
         yield tmp_path / "disk"
-        still_open = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
-        assert not [path for path in still_open if path.startswith(str(tmp_path))], "the disk would live on"
+        assert opened_below(tmp_path) == [], "the disk would live on"
 
 
 @pytest.fixture

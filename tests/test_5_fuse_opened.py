@@ -6,6 +6,7 @@ from pathlib import Path
 import trio
 
 from csi_oras.fuse.opened import Means, Opened
+from tests.support.descriptors import opened_below
 
 SIZE = 100_000
 
@@ -32,7 +33,7 @@ def test_bytes_of_one_process_are_never_those_that_another_reads(tmp_path: Path)
 
 def test_file_that_is_let_go_while_it_is_read_is_closed_behind_the_reader(tmp_path: Path) -> None:
     opened = open_file(tmp_path / "a", b"a", Means())
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert len(opened_below(tmp_path)) == 1
     contents: list[bytes] = []
 
     async def read(task_status: trio.TaskStatus[None]) -> None:
@@ -47,7 +48,7 @@ def test_file_that_is_let_go_while_it_is_read_is_closed_behind_the_reader(tmp_pa
 
     trio.run(read_and_let_go)
     assert contents == [b"a" * SIZE] * 20
-    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
+    assert opened_below(tmp_path) == []
 
 
 def test_read_across_the_end_of_a_file_is_not_at_once_and_brings_what_there_is(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from csi_oras.errors import InvalidRequestError, VolumeBusyError
 from csi_oras.mount.target import Target
+from tests.support.descriptors import opened_below
 
 
 @pytest.fixture
@@ -166,10 +167,10 @@ def test_remove_of_a_link_takes_the_link_and_not_what_it_names(kubelet: Path, ca
 
 def test_open_leaks_no_descriptor(kubelet: Path, canary: Path) -> None:
     (kubelet / "pods" / "escape").symlink_to(canary)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = opened_below(kubelet)
     for _ in range(20):
         opened(kubelet / "pods/uid/mount", kubelet).__exit__(None, None, None)
         assert Target.open(f"{kubelet}/pods/other/mount", kubelet) is None
         with pytest.raises(InvalidRequestError):
             Target.open(f"{kubelet}/pods/escape/mount", kubelet)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert opened_below(kubelet) == before

@@ -17,6 +17,7 @@ from csi_oras.pack.found import Directory, File, Link, Origin, Special, Whiteout
 from csi_oras.pack.layers import WholeFile
 from csi_oras.pack.walk import MOST_PHANTOM_BYTES, WalkLimits, written
 from tests.support.artifacts import Layer, files
+from tests.support.descriptors import opened_below
 from tests.support.overlays import EVERYTHING, LIMITS, SUBJECT, Base, Overlay
 
 pytestmark = pytest.mark.needs("root")
@@ -293,8 +294,8 @@ def test_file_below_a_directory_that_became_a_link_is_not_read(overlay: Overlay,
         volume.open(file.name, file.file)
 
 
-def test_files_of_a_survey_leave_no_descriptors(overlay: Overlay, file: WholeFile) -> None:
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+def test_files_of_a_survey_leave_no_descriptors(overlay: Overlay, file: WholeFile, tmp_path: Path) -> None:
+    before = opened_below(tmp_path)
     with overlay.opened() as volume:
         volume.open(file.name, file.file).close()
         (overlay.upper / "new").write_bytes(b"another")
@@ -303,4 +304,4 @@ def test_files_of_a_survey_leave_no_descriptors(overlay: Overlay, file: WholeFil
     overlay.survey()
     with pytest.raises(LimitExceededError):
         overlay.survey(limits=WalkLimits(entries=0, size=0))
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert opened_below(tmp_path) == before
