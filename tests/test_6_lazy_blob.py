@@ -264,8 +264,13 @@ def test_blob_that_comes_from_elsewhere_in_the_midst_of_a_read_is_read_from_ther
     assert read(tree.show(DIGEST, 20 * MIB, 20 * MIB + 9, 0), 20 * MIB, 20 * MIB + 9) == LARGE[20 * MIB : 20 * MIB + 9]
 
 
-def test_no_more_files_are_lazy_than_a_process_serves() -> None:
+def test_no_more_files_are_lazy_than_a_process_serves(
+    lazies: Lazies, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert lazily.MOST_FILES == fuse_tree.MOST_FILES
+    monkeypatch.setattr(lazily, "MOST_FILES", 2)
+    reference = fake.artifact("t/many", [Layer(content=os.urandom(10), title=f"f{number}") for number in range(3)])
+    assert lazies.refusal(reference) == "it has 3 files, and a lazy volume can have 2"
 
 
 def _is_at(request: Request, start: int) -> bool:

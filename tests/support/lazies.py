@@ -40,6 +40,12 @@ class Lazies:
         credential = credential_of("user", password) if password else None
         return self.app.puller.start(replace(self._request(reference), credential=credential)).future.result(60)
 
+    def refusal(self, reference: str) -> str:
+        """Pull an artifact as a lazy volume does which is no lazy one, and return why it is none."""
+        job = self.app.puller.start(replace(self._request(reference), lazy=True))
+        assert job.future.result(60).lazy is None
+        return job.progress.begun.result(60)
+
     def _request(self, reference: str) -> PullRequest:
         wanted = attributes.parse({"reference": reference}, {})
         return PullRequest(
