@@ -264,6 +264,17 @@ def test_blob_that_comes_from_elsewhere_in_the_midst_of_a_read_is_read_from_ther
     assert read(tree.show(DIGEST, 20 * MIB, 20 * MIB + 9, 0), 20 * MIB, 20 * MIB + 9) == LARGE[20 * MIB : 20 * MIB + 9]
 
 
+def test_fetch_that_failed_when_bytes_had_been_shown_does_not_keep_the_next_from_them(
+    lazies: Lazies, fake: FakeRegistry
+) -> None:
+    tree = lazies.open(model(fake))
+    fake.bend("/blobs/", lambda request, answer: answer if _is_at(request, 0) else status(503)(request, answer))
+    assert read(tree.show(DIGEST, 0, 1, 0), 0, 1) == LARGE[:1]
+    wait_for(lambda: not lazies.app._blobs._jobs)  # that it has failed, nobody hears who waits for nothing
+    fake.straighten()
+    assert read(tree.show(DIGEST, 20 * MIB, 20 * MIB + 9, 0), 20 * MIB, 20 * MIB + 9) == LARGE[20 * MIB : 20 * MIB + 9]
+
+
 def test_no_more_files_are_lazy_than_a_process_serves(
     lazies: Lazies, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,11 @@ class _File:
         )
 
 
+def _opened_anew(descriptor: int) -> int:
+    """Open a file once more: a duplicate of the descriptor would hold the ingest's lock for as long as we look on."""
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
 class Unproven:
     """What one volume has shown of one blob."""
 
@@ -90,7 +95,7 @@ class Unproven:
         with self._lock:
             file = self._files.setdefault(inode, _File(-1))
             if file.descriptor < 0:
-                file.descriptor = os.dup(ingest.descriptor)
+                file.descriptor = _opened_anew(ingest.descriptor)
             while True:  # a chunk is forgotten before its rejection is told: one of the two is seen here
                 around = ingest.around(position)
                 file.shown.add(*around)
