@@ -261,10 +261,12 @@ class MortalDriver:
 
 def _main(directory: Path, count: int) -> None:
     with HoldingDriver(directory) as driver:
+        driver.files.goes_on.clear()  # until we have all that may be asked for
         for number in range(count):
             driver.add(number, (directory / "truth" / str(number)).read_bytes())
         logs.configure("text")
         driver.files.delay = 0.02
+        driver.files.goes_on.set()
         driver.meet()
         for number in range(count):
             if name_of(number) not in driver.devices:
