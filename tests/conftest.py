@@ -1,6 +1,5 @@
 """Fixtures that every test may use: a real registry, a real driver, and what this machine cannot do."""
 
-import gc
 import os
 import re
 import shutil
@@ -38,7 +37,6 @@ _LEFT = pytest.StashKey[set[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    gc.disable()  # thousands of tests are collected, of which nothing is garbage
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell begins what runs in its background
         signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start
     config.addinivalue_line("markers", "needs(*what): parts of the machine that a test cannot do without")
@@ -58,10 +56,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needed |= {"registry"} if fixtures & {"registry", "pusher"} else set()
         for reason in filter(None, (_MISSING[what] for what in sorted(needed))):
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def pytest_collection_finish() -> None:
-    gc.enable()
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -204,6 +204,7 @@ def test_wishes_of_a_dead_registry_hold_up_no_others(
     with wishes.driver(short_path) as driver:
         meanwhile = {**dict.fromkeys(tried, "pulling"), **dict.fromkeys(others, "waiting"), living: "ready"}
         wait_for_states(driver.state, meanwhile)
+        assert {reference: row["state"] for reference, row in rows(driver.state).items()} == meanwhile
         held.release()
         wait_for_states(driver.state, dict.fromkeys([*dead, living], "ready"))
 

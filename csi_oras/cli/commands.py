@@ -1,6 +1,5 @@
 """Groups of commands that are loaded when they are asked for: what a short one does not need takes longer to load."""
 
-import gc
 import sys
 from importlib import import_module
 from typing import Any
@@ -35,10 +34,5 @@ class Commands(click.Group):
         if cmd_name not in self._modules:
             return None
         module, _, function = self._modules[cmd_name].partition(":")
-        gc.disable()  # code that is loaded is no garbage, and to look for some again and again takes time
-        try:
-            command: click.Command = getattr(import_module(f"csi_oras.cli.{module}"), function)
-        finally:
-            gc.freeze()
-            gc.enable()
+        command: click.Command = getattr(import_module(f"csi_oras.cli.{module}"), function)
         return command
